@@ -1,0 +1,1 @@
+"""Enrollment Service: students, courses, and who sits in which course."""

@@ -1,0 +1,1 @@
+"""Stubs generated from protos/enrollment/v1/enrollment.proto by `make stubs`."""

@@ -1,0 +1,540 @@
+import datetime
+
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EnrollmentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENROLLMENT_STATE_UNSPECIFIED: _ClassVar[EnrollmentState]
+    ENROLLMENT_STATE_ENROLLED: _ClassVar[EnrollmentState]
+    ENROLLMENT_STATE_WAITLISTED: _ClassVar[EnrollmentState]
+    ENROLLMENT_STATE_DROPPED: _ClassVar[EnrollmentState]
+
+class OnFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_FULL_UNSPECIFIED: _ClassVar[OnFull]
+    ON_FULL_REJECT: _ClassVar[OnFull]
+    ON_FULL_WAITLIST: _ClassVar[OnFull]
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_FIELD: _ClassVar[ErrorReason]
+    ERROR_REASON_MALFORMED_REQUEST: _ClassVar[ErrorReason]
+    ERROR_REASON_PAGE_TOKEN_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_TOKEN_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_REQUEST_ID_REUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_STUDENT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_COURSE_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_ENROLLED: _ClassVar[ErrorReason]
+    ERROR_REASON_ALREADY_ENROLLED: _ClassVar[ErrorReason]
+    ERROR_REASON_ALREADY_WAITLISTED: _ClassVar[ErrorReason]
+    ERROR_REASON_EMAIL_TAKEN: _ClassVar[ErrorReason]
+    ERROR_REASON_CODE_TAKEN: _ClassVar[ErrorReason]
+    ERROR_REASON_COURSE_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_WAITLIST_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_ENROLLMENT_NOT_OPEN: _ClassVar[ErrorReason]
+    ERROR_REASON_ENROLLMENT_CLOSED: _ClassVar[ErrorReason]
+    ERROR_REASON_CAPACITY_BELOW_ENROLLED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_REMOVALS: _ClassVar[ErrorReason]
+    ERROR_REASON_HAS_ENROLLMENTS: _ClassVar[ErrorReason]
+    ERROR_REASON_ETAG_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_TOKEN_EXPIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_SHUTTING_DOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNIMPLEMENTED: _ClassVar[ErrorReason]
+ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
+ENROLLMENT_STATE_ENROLLED: EnrollmentState
+ENROLLMENT_STATE_WAITLISTED: EnrollmentState
+ENROLLMENT_STATE_DROPPED: EnrollmentState
+ON_FULL_UNSPECIFIED: OnFull
+ON_FULL_REJECT: OnFull
+ON_FULL_WAITLIST: OnFull
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_INVALID_FIELD: ErrorReason
+ERROR_REASON_MALFORMED_REQUEST: ErrorReason
+ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason
+ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason
+ERROR_REASON_STUDENT_NOT_FOUND: ErrorReason
+ERROR_REASON_COURSE_NOT_FOUND: ErrorReason
+ERROR_REASON_NOT_ENROLLED: ErrorReason
+ERROR_REASON_ALREADY_ENROLLED: ErrorReason
+ERROR_REASON_ALREADY_WAITLISTED: ErrorReason
+ERROR_REASON_EMAIL_TAKEN: ErrorReason
+ERROR_REASON_CODE_TAKEN: ErrorReason
+ERROR_REASON_COURSE_FULL: ErrorReason
+ERROR_REASON_WAITLIST_FULL: ErrorReason
+ERROR_REASON_ENROLLMENT_NOT_OPEN: ErrorReason
+ERROR_REASON_ENROLLMENT_CLOSED: ErrorReason
+ERROR_REASON_CAPACITY_BELOW_ENROLLED: ErrorReason
+ERROR_REASON_TOO_MANY_REMOVALS: ErrorReason
+ERROR_REASON_HAS_ENROLLMENTS: ErrorReason
+ERROR_REASON_ETAG_MISMATCH: ErrorReason
+ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_RATE_LIMITED: ErrorReason
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason
+ERROR_REASON_SHUTTING_DOWN: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
+ERROR_REASON_UNIMPLEMENTED: ErrorReason
+
+class Student(_message.Message):
+    __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FULL_NAME_FIELD_NUMBER: _ClassVar[int]
+    EMAIL_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    full_name: str
+    email: str
+    create_time: _timestamp_pb2.Timestamp
+    update_time: _timestamp_pb2.Timestamp
+    etag: str
+    def __init__(self, student_id: _Optional[int] = ..., full_name: _Optional[str] = ..., email: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class Course(_message.Message):
+    __slots__ = ("course_id", "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "enrolled_count", "waitlisted_count", "create_time", "update_time", "etag")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_OPEN_TIME_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_CLOSE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WAITLISTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    code: str
+    title: str
+    description: str
+    capacity: int
+    waitlist_capacity: int
+    enroll_open_time: _timestamp_pb2.Timestamp
+    enroll_close_time: _timestamp_pb2.Timestamp
+    enrolled_count: int
+    waitlisted_count: int
+    create_time: _timestamp_pb2.Timestamp
+    update_time: _timestamp_pb2.Timestamp
+    etag: str
+    def __init__(self, course_id: _Optional[int] = ..., code: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., capacity: _Optional[int] = ..., waitlist_capacity: _Optional[int] = ..., enroll_open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enroll_close_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class Enrollment(_message.Message):
+    __slots__ = ("student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "student", "course")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    course_id: int
+    state: EnrollmentState
+    waitlist_position: int
+    enroll_time: _timestamp_pb2.Timestamp
+    create_time: _timestamp_pb2.Timestamp
+    etag: str
+    student: Student
+    course: Course
+    def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., enroll_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+
+class EnrollmentEvent(_message.Message):
+    __slots__ = ("course_id", "sequence", "student_id", "previous_state", "state", "waitlist_position", "event_time", "request_id", "actor", "reason")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_STATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TIME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    sequence: int
+    student_id: int
+    previous_state: EnrollmentState
+    state: EnrollmentState
+    waitlist_position: int
+    event_time: _timestamp_pb2.Timestamp
+    request_id: str
+    actor: str
+    reason: str
+    def __init__(self, course_id: _Optional[int] = ..., sequence: _Optional[int] = ..., student_id: _Optional[int] = ..., previous_state: _Optional[_Union[EnrollmentState, str]] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CreateStudentRequest(_message.Message):
+    __slots__ = ("student",)
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
+
+class CreateStudentResponse(_message.Message):
+    __slots__ = ("student",)
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
+
+class GetStudentRequest(_message.Message):
+    __slots__ = ("student_id",)
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    def __init__(self, student_id: _Optional[int] = ...) -> None: ...
+
+class GetStudentResponse(_message.Message):
+    __slots__ = ("student",)
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
+
+class UpdateStudentRequest(_message.Message):
+    __slots__ = ("student", "update_mask")
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class UpdateStudentResponse(_message.Message):
+    __slots__ = ("student",)
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
+
+class DeleteStudentRequest(_message.Message):
+    __slots__ = ("student_id", "etag", "force")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    etag: str
+    force: bool
+    def __init__(self, student_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class DeleteStudentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListStudentsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "query")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    query: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
+
+class ListStudentsResponse(_message.Message):
+    __slots__ = ("students", "next_page_token")
+    STUDENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    students: _containers.RepeatedCompositeFieldContainer[Student]
+    next_page_token: str
+    def __init__(self, students: _Optional[_Iterable[_Union[Student, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CreateCourseRequest(_message.Message):
+    __slots__ = ("course",)
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+
+class CreateCourseResponse(_message.Message):
+    __slots__ = ("course",)
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+
+class GetCourseRequest(_message.Message):
+    __slots__ = ("course_id",)
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    def __init__(self, course_id: _Optional[int] = ...) -> None: ...
+
+class GetCourseResponse(_message.Message):
+    __slots__ = ("course",)
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+
+class UpdateCourseRequest(_message.Message):
+    __slots__ = ("course", "update_mask")
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class UpdateCourseResponse(_message.Message):
+    __slots__ = ("course",)
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+
+class DeleteCourseRequest(_message.Message):
+    __slots__ = ("course_id", "etag", "force")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    etag: str
+    force: bool
+    def __init__(self, course_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class DeleteCourseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListCoursesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "query", "only_open")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ONLY_OPEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    query: str
+    only_open: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., query: _Optional[str] = ..., only_open: _Optional[bool] = ...) -> None: ...
+
+class ListCoursesResponse(_message.Message):
+    __slots__ = ("courses", "next_page_token")
+    COURSES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    courses: _containers.RepeatedCompositeFieldContainer[Course]
+    next_page_token: str
+    def __init__(self, courses: _Optional[_Iterable[_Union[Course, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class EnrollStudentRequest(_message.Message):
+    __slots__ = ("student_id", "course_ids", "on_full", "validate_only", "request_id", "reason")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ON_FULL_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    course_ids: _containers.RepeatedScalarFieldContainer[int]
+    on_full: OnFull
+    validate_only: bool
+    request_id: str
+    reason: str
+    def __init__(self, student_id: _Optional[int] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EnrollStudentResponse(_message.Message):
+    __slots__ = ("enrollments",)
+    ENROLLMENTS_FIELD_NUMBER: _ClassVar[int]
+    enrollments: _containers.RepeatedCompositeFieldContainer[Enrollment]
+    def __init__(self, enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ...) -> None: ...
+
+class UnenrollStudentRequest(_message.Message):
+    __slots__ = ("student_id", "course_id", "allow_missing", "etag", "request_id", "reason")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_MISSING_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    course_id: int
+    allow_missing: bool
+    etag: str
+    request_id: str
+    reason: str
+    def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ..., allow_missing: _Optional[bool] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class UnenrollStudentResponse(_message.Message):
+    __slots__ = ("enrollment",)
+    ENROLLMENT_FIELD_NUMBER: _ClassVar[int]
+    enrollment: Enrollment
+    def __init__(self, enrollment: _Optional[_Union[Enrollment, _Mapping]] = ...) -> None: ...
+
+class SwapEnrollmentRequest(_message.Message):
+    __slots__ = ("student_id", "from_course_id", "to_course_id", "validate_only", "request_id", "reason")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    TO_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    from_course_id: int
+    to_course_id: int
+    validate_only: bool
+    request_id: str
+    reason: str
+    def __init__(self, student_id: _Optional[int] = ..., from_course_id: _Optional[int] = ..., to_course_id: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SwapEnrollmentResponse(_message.Message):
+    __slots__ = ("dropped", "enrolled")
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    dropped: Enrollment
+    enrolled: Enrollment
+    def __init__(self, dropped: _Optional[_Union[Enrollment, _Mapping]] = ..., enrolled: _Optional[_Union[Enrollment, _Mapping]] = ...) -> None: ...
+
+class GetEnrollmentRequest(_message.Message):
+    __slots__ = ("student_id", "course_id")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    course_id: int
+    def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ...) -> None: ...
+
+class GetEnrollmentResponse(_message.Message):
+    __slots__ = ("enrollment",)
+    ENROLLMENT_FIELD_NUMBER: _ClassVar[int]
+    enrollment: Enrollment
+    def __init__(self, enrollment: _Optional[_Union[Enrollment, _Mapping]] = ...) -> None: ...
+
+class ListStudentCoursesRequest(_message.Message):
+    __slots__ = ("student_id", "states", "page_size", "page_token", "as_of")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    states: _containers.RepeatedScalarFieldContainer[EnrollmentState]
+    page_size: int
+    page_token: str
+    as_of: _timestamp_pb2.Timestamp
+    def __init__(self, student_id: _Optional[int] = ..., states: _Optional[_Iterable[_Union[EnrollmentState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListStudentCoursesResponse(_message.Message):
+    __slots__ = ("student", "enrollments", "next_page_token")
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    student: Student
+    enrollments: _containers.RepeatedCompositeFieldContainer[Enrollment]
+    next_page_token: str
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListCourseStudentsRequest(_message.Message):
+    __slots__ = ("course_id", "states", "page_size", "page_token", "as_of")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    states: _containers.RepeatedScalarFieldContainer[EnrollmentState]
+    page_size: int
+    page_token: str
+    as_of: _timestamp_pb2.Timestamp
+    def __init__(self, course_id: _Optional[int] = ..., states: _Optional[_Iterable[_Union[EnrollmentState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListCourseStudentsResponse(_message.Message):
+    __slots__ = ("course", "enrollments", "next_page_token")
+    COURSE_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    course: Course
+    enrollments: _containers.RepeatedCompositeFieldContainer[Enrollment]
+    next_page_token: str
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ImportEnrollmentsRequest(_message.Message):
+    __slots__ = ("chunk_id", "student_ids", "course_ids", "on_full", "request_id")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ON_FULL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    student_ids: _containers.RepeatedScalarFieldContainer[int]
+    course_ids: _containers.RepeatedScalarFieldContainer[int]
+    on_full: OnFull
+    request_id: str
+    def __init__(self, chunk_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ImportEnrollmentsResponse(_message.Message):
+    __slots__ = ("chunk_id", "enrolled", "waitlisted", "already_enrolled", "rejected", "rejected_rows")
+    class RejectedRow(_message.Message):
+        __slots__ = ("index", "reason")
+        INDEX_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        index: int
+        reason: ErrorReason
+        def __init__(self, index: _Optional[int] = ..., reason: _Optional[_Union[ErrorReason, str]] = ...) -> None: ...
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    WAITLISTED_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    enrolled: int
+    waitlisted: int
+    already_enrolled: int
+    rejected: int
+    rejected_rows: _containers.RepeatedCompositeFieldContainer[ImportEnrollmentsResponse.RejectedRow]
+    def __init__(self, chunk_id: _Optional[int] = ..., enrolled: _Optional[int] = ..., waitlisted: _Optional[int] = ..., already_enrolled: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ...) -> None: ...
+
+class ReconcileRosterRequest(_message.Message):
+    __slots__ = ("course_id", "student_ids", "max_removals", "validate_only", "request_id")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REMOVALS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    student_ids: _containers.RepeatedScalarFieldContainer[int]
+    max_removals: int
+    validate_only: bool
+    request_id: str
+    def __init__(self, course_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., max_removals: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ReconcileRosterResponse(_message.Message):
+    __slots__ = ("added", "removed", "unchanged_count")
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    added: _containers.RepeatedScalarFieldContainer[int]
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    unchanged_count: int
+    def __init__(self, added: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ..., unchanged_count: _Optional[int] = ...) -> None: ...
+
+class WatchEnrollmentEventsRequest(_message.Message):
+    __slots__ = ("course_id", "resume_token", "follow")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    resume_token: str
+    follow: bool
+    def __init__(self, course_id: _Optional[int] = ..., resume_token: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class WatchEnrollmentEventsResponse(_message.Message):
+    __slots__ = ("events", "resume_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[EnrollmentEvent]
+    resume_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[EnrollmentEvent, _Mapping]]] = ..., resume_token: _Optional[str] = ...) -> None: ...
