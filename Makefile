@@ -1,0 +1,84 @@
+# Everything a developer does here. `make` alone lists it. Needs only make and Python >= 3.11 with venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PYTHONS := python3.13 python3.12 python3.11 python3
+PROTO := enrollment/v1/enrollment.proto
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1
+# buf wants a place for its cache, and HOME may not be one.
+BUF := BUF_CACHE_DIR=$(VENV)/buf-cache $(BIN)/buf
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes --universal \
+	--no-emit-index-url --no-emit-find-links --python-version 3.11 $(LOCK_FLAGS) pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check stubs migrate format lock bench demo clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Create .venv with everything needed, from the locks (the others do this first)
+
+# pip checks every hash. The project itself is linked, not copied; its build tools are among what is locked.
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@set -e; \
+	$(BIN)/python -c 'import pip' 2>/dev/null || { \
+	  for python in $(or $(PYTHON),$(PYTHONS)); do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then found=$$python; break; fi; \
+	  done; \
+	  test -n "$$found" || { \
+	    echo "Needed: Python 3.11 or later with venv (Debian: python3-venv). Tried: $(or $(PYTHON),$(PYTHONS))" >&2; \
+	    exit 1; }; \
+	  echo "Creating $(VENV) with $$found"; \
+	  $$found -m venv --clear $(VENV); \
+	}
+	@echo "Installing requirements-dev.lock"
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# exec: a signal then reaches the service itself, with no shell between that would end first.
+run: $(INSTALLED) ## Start a private PostgreSQL, migrate it, and serve on ENROLLMENT_LISTEN (127.0.0.1:50051)
+	@exec $(BIN)/python -m enrollment_service dev
+
+test: $(INSTALLED) ## Run the tests with coverage (ARGS="-k waitlist -x" goes to pytest)
+	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BUF) lint
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	echo "Comparing the stubs with the proto"; \
+	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/$(PROTO); \
+	for stub in "$$fresh"/enrollment_service/v1/*; do \
+	  diff -u "enrollment_service/v1/$${stub##*/}" "$$stub" || { echo "Run: make stubs" >&2; exit 1; }; \
+	done
+	@echo "Comparing the migrations with the models"
+	@$(BIN)/python -m enrollment_service.embedded sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
+
+stubs: $(INSTALLED) ## Generate the stubs from the proto
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/$(PROTO)
+
+migrate: $(INSTALLED) ## Migrate the database of ENROLLMENT_DATABASE_URL, else the one of `make run`
+	@exec $(BIN)/python -m enrollment_service migrate
+
+format: $(INSTALLED) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLAGS=--upgrade for new versions)
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+bench: $(INSTALLED) ## Measure (QUICK=1 for a short run)
+	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
+
+demo: $(INSTALLED) ## Show what the service does, in one tour
+	@exec $(BIN)/python -m enrollment_service.demo
+
+clean: ## Remove .venv, caches and reports; the database in .data stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
