@@ -1,0 +1,153 @@
+"""The ways a call can be refused or fail, in the terms of the domain. Imports nothing of ours.
+
+How each becomes a gRPC status stands in `status.py`; nothing here knows of gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a call was refused; the values of `ErrorReason` in the proto, without their prefix."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    MALFORMED_REQUEST = "MALFORMED_REQUEST"
+    PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
+    RESUME_TOKEN_INVALID = "RESUME_TOKEN_INVALID"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    STUDENT_NOT_FOUND = "STUDENT_NOT_FOUND"
+    COURSE_NOT_FOUND = "COURSE_NOT_FOUND"
+    NOT_ENROLLED = "NOT_ENROLLED"
+    ALREADY_ENROLLED = "ALREADY_ENROLLED"
+    ALREADY_WAITLISTED = "ALREADY_WAITLISTED"
+    EMAIL_TAKEN = "EMAIL_TAKEN"
+    CODE_TAKEN = "CODE_TAKEN"
+    COURSE_FULL = "COURSE_FULL"
+    WAITLIST_FULL = "WAITLIST_FULL"
+    ENROLLMENT_NOT_OPEN = "ENROLLMENT_NOT_OPEN"
+    ENROLLMENT_CLOSED = "ENROLLMENT_CLOSED"
+    CAPACITY_BELOW_ENROLLED = "CAPACITY_BELOW_ENROLLED"
+    TOO_MANY_REMOVALS = "TOO_MANY_REMOVALS"
+    HAS_ENROLLMENTS = "HAS_ENROLLMENTS"
+    ETAG_MISMATCH = "ETAG_MISMATCH"
+    RESUME_TOKEN_EXPIRED = "RESUME_TOKEN_EXPIRED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    OVERLOADED = "OVERLOADED"
+    RATE_LIMITED = "RATE_LIMITED"
+    DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    INTERNAL = "INTERNAL"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule: why, at which field or resource (`course_ids`, `courses/12`), with what was observed."""
+
+    reason: Reason
+    subject: str
+    text: str
+    observed: Mapping[str, str] = field(default_factory=dict)
+
+
+class EnrollmentError(Exception):
+    """A refusal: it had no effect. Carries at least one violation; the first one gives the reason."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(violations[0].reason)
+        self.violations = tuple(violations)
+
+    @property
+    def reason(self) -> Reason:
+        """Why, in one word: the first violation's."""
+        return self.violations[0].reason
+
+    @classmethod
+    def one(cls, reason: Reason, subject: str, text: str, **observed: object) -> EnrollmentError:
+        """A refusal with a single violation."""
+        return cls([Violation(reason, subject, text, {key: str(value) for key, value in observed.items()})])
+
+
+class Overloaded(EnrollmentError):
+    """Too many calls wait already; this one had no effect."""
+
+    def __init__(self) -> None:
+        super().__init__([Violation(Reason.OVERLOADED, "", "Too many calls are waiting.")])
+
+
+class DatabaseUnavailable(EnrollmentError):
+    """The database does not answer; a change may or may not have happened."""
+
+    def __init__(self) -> None:
+        super().__init__([Violation(Reason.DATABASE_UNAVAILABLE, "", "The database is not available.")])
+
+
+class ShuttingDown(EnrollmentError):
+    """This server is stopping; a change may or may not have happened."""
+
+    def __init__(self) -> None:
+        super().__init__([Violation(Reason.SHUTTING_DOWN, "", "The server is stopping.")])
+
+
+def student_not_found(student_id: int) -> Violation:
+    """No student has this id."""
+    return Violation(
+        Reason.STUDENT_NOT_FOUND,
+        f"students/{student_id}",
+        "There is no student with this id.",
+        {"student_id": str(student_id)},
+    )
+
+
+def course_not_found(course_id: int) -> Violation:
+    """No course has this id."""
+    return Violation(
+        Reason.COURSE_NOT_FOUND,
+        f"courses/{course_id}",
+        "There is no course with this id.",
+        {"course_id": str(course_id)},
+    )
+
+
+def not_enrolled(student_id: int, course_id: int) -> Violation:
+    """The student neither sits in the course nor waits for it."""
+    return Violation(
+        Reason.NOT_ENROLLED,
+        f"students/{student_id}/courses/{course_id}",
+        "The student is neither enrolled in nor waiting for the course.",
+        {"student_id": str(student_id), "course_id": str(course_id)},
+    )
+
+
+def invalid_field(name: str, text: str) -> Violation:
+    """A request field with a value that no state of the database could make valid."""
+    return Violation(Reason.INVALID_FIELD, name, text, {"field": name})
+
+
+def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> EnrollmentError:
+    """The resource has changed since the caller read it; `etag` is the present one."""
+    return EnrollmentError.one(
+        Reason.ETAG_MISMATCH,
+        subject,
+        "The resource has changed since this etag was given out; read it again.",
+        **{id_name: resource_id, "etag": etag},
+    )
+
+
+def email_taken(owner: int | None) -> EnrollmentError:
+    """Another student has the e-mail address; the owner may have gone again meanwhile."""
+    known = {} if owner is None else {"student_id": owner}
+    subject = "students" if owner is None else f"students/{owner}"
+    return EnrollmentError.one(Reason.EMAIL_TAKEN, subject, "Another student has this e-mail address.", **known)
+
+
+def code_taken(owner: int | None) -> EnrollmentError:
+    """Another course has the code; the owner may have gone again meanwhile."""
+    known = {} if owner is None else {"course_id": owner}
+    subject = "courses" if owner is None else f"courses/{owner}"
+    return EnrollmentError.one(Reason.CODE_TAKEN, subject, "Another course has this code.", **known)

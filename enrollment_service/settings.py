@@ -1,0 +1,79 @@
+"""Every setting and its default, read once from the environment (`ENROLLMENT_...`)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Profile = Literal["production", "dev"]
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Times are in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="ENROLLMENT_", frozen=True, hide_input_in_errors=True)
+
+    profile: Profile = Field("production", description="`dev` switches reflection on and authentication off.")
+    listen: str = Field("127.0.0.1:50051", description="Address and port to serve on.")
+    database_url: str = Field("", repr=False, description="`postgresql://user:password@host:port/database`.")
+    reflection: bool | None = Field(None, description="Server reflection; unset: on in `dev` only.")
+    workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
+    shutdown_delay: float = Field(0.0, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
+    default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
+    max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
+    max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
+    max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
+    lock_timeout_ms: int = Field(5_000, ge=1, description="PostgreSQL lock_timeout of every transaction, in ms.")
+    statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
+    connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
+    pool_size: int = Field(10, ge=4, description="Database connections per process at the most.")
+    request_retention_hours: int = Field(72, ge=1, description="How long answers are kept for retries, in hours.")
+    purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
+
+    @field_validator("listen")
+    @classmethod
+    def _address_has_port(cls, value: str) -> str:
+        host, separator, port = value.rpartition(":")
+        if not (separator and host and port.isdigit() and int(port) < 65536):
+            raise ValueError("write HOST:PORT, for example 127.0.0.1:50051")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _url_is_postgresql(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not value:
+            return value
+        if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("write postgresql://user:password@host:port/database")
+        return f"postgresql://{rest}"
+
+    @model_validator(mode="after")
+    def _production_stays_private(self) -> Settings:
+        if self.profile == "production" and not self.listens_on_loopback:
+            raise ValueError(
+                "the production profile serves only on a loopback address until authentication is configured; "
+                "set ENROLLMENT_LISTEN to 127.0.0.1:PORT, or ENROLLMENT_PROFILE=dev on a private network"
+            )
+        return self
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def reflection_on(self) -> bool:
+        """Whether server reflection answers."""
+        return self.profile == "dev" if self.reflection is None else self.reflection

@@ -1,0 +1,207 @@
+"""The tables. What stands here and what the migrations build must be the same; `alembic check` says so.
+
+The relationships are for scripts and tests; no RPC walks them, so they raise rather than load lazily.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import UserDefinedType
+
+from enrollment_service.domain import ENROLLED, WAITLISTED
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+timestamptz = DateTime(timezone=True)
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's xid8, the 64-bit id of a transaction."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+class Base(DeclarativeBase):
+    """Base of all models: bigint ids, timestamptz times, named constraints."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar = {int: BigInteger, datetime: timestamptz, str: Text}
+
+
+class Student(Base):
+    """A person. The only table that holds personal data."""
+
+    __tablename__ = "students"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    full_name: Mapped[str] = mapped_column(String(200))
+    email: Mapped[str] = mapped_column(String(254))
+    create_time: Mapped[datetime] = mapped_column(server_default=func.now())
+    update_time: Mapped[datetime] = mapped_column(server_default=func.now())
+    version: Mapped[int] = mapped_column(server_default="1")
+
+    enrollments: Mapped[list[Enrollment]] = relationship(back_populates="student", lazy="raise", passive_deletes="all")
+
+    __table_args__ = (
+        Index("uq_students_email", text("lower(email)"), unique=True),
+        # Prefix queries: LIKE 'ann%' can use these whatever the database's collation.
+        Index(
+            "ix_students_full_name_prefix",
+            text("lower(full_name) text_pattern_ops"),
+        ),
+        Index("ix_students_email_prefix", text("lower(email) text_pattern_ops")),
+    )
+
+
+class Course(Base):
+    """What a course is. How many sit in it stands in `course_seats`."""
+
+    __tablename__ = "courses"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    code: Mapped[str] = mapped_column(String(40), unique=True)
+    title: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(String(2000), server_default="")
+    create_time: Mapped[datetime] = mapped_column(server_default=func.now())
+    update_time: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    enrollments: Mapped[list[Enrollment]] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
+    seats: Mapped[CourseSeats] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
+
+    __table_args__ = (
+        Index("ix_courses_code_prefix", text("lower(code) text_pattern_ops")),
+        Index("ix_courses_title_prefix", text("lower(title) text_pattern_ops")),
+    )
+
+
+class CourseSeats(Base):
+    """The narrow row every change of a course locks: its seat rules and its counts.
+
+    Apart from `courses`, so that the foreign keys of `student_courses` never wait for a seat lock; half-filled
+    pages keep its updates HOT.
+    """
+
+    __tablename__ = "course_seats"
+
+    course_id: Mapped[int] = mapped_column(ForeignKey("courses.id"), primary_key=True, autoincrement=False)
+    capacity: Mapped[int | None] = mapped_column(Integer)
+    waitlist_capacity: Mapped[int] = mapped_column(Integer, server_default="0")
+    enroll_open_time: Mapped[datetime | None]
+    enroll_close_time: Mapped[datetime | None]
+    enrolled_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    waitlisted_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    last_sequence: Mapped[int] = mapped_column(server_default="0")
+    last_event_time: Mapped[datetime | None]
+    # Counts the changes of what clients write, here and in `courses`; etags and the cache of details rest on it.
+    version: Mapped[int] = mapped_column(server_default="1")
+
+    course: Mapped[Course] = relationship(back_populates="seats", lazy="raise")
+
+    __table_args__ = (
+        CheckConstraint("enrolled_count <= capacity", name="enrolled_within_capacity"),
+        CheckConstraint("enrolled_count >= 0 AND waitlisted_count >= 0", name="counts_not_negative"),
+        CheckConstraint("capacity >= 0 AND waitlist_capacity >= 0", name="limits_not_negative"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+
+class Enrollment(Base):
+    """A live enrollment: the row exists exactly while the student is enrolled or waits."""
+
+    __tablename__ = "student_courses"
+
+    student_id: Mapped[int] = mapped_column(ForeignKey("students.id"), primary_key=True)
+    course_id: Mapped[int] = mapped_column(ForeignKey("courses.id"), primary_key=True)
+    create_time: Mapped[datetime] = mapped_column(server_default=func.now())
+    state: Mapped[int] = mapped_column(SmallInteger, server_default=str(ENROLLED))
+    # Of the event that began the present state: a waiter's ticket, and the row's etag.
+    sequence: Mapped[int]
+    enroll_time: Mapped[datetime]
+
+    student: Mapped[Student] = relationship(back_populates="enrollments", lazy="raise")
+    course: Mapped[Course] = relationship(back_populates="enrollments", lazy="raise")
+
+    __table_args__ = (
+        CheckConstraint(f"state IN ({ENROLLED}, {WAITLISTED})", name="state_is_live"),
+        Index("ix_student_courses_course_id_student_id", "course_id", "student_id"),
+        Index(
+            "ix_student_courses_waiters",
+            "course_id",
+            "sequence",
+            postgresql_where=text(f"state = {WAITLISTED}"),
+        ),
+    )
+
+
+class EnrollmentEvent(Base):
+    """One transition of one enrollment; append-only. No foreign keys, so history outlives deletes."""
+
+    __tablename__ = "enrollment_events"
+
+    course_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    student_id: Mapped[int]
+    previous_state: Mapped[int] = mapped_column(SmallInteger)
+    state: Mapped[int] = mapped_column(SmallInteger)
+    waitlist_position: Mapped[int] = mapped_column(Integer, server_default="0")
+    event_time: Mapped[datetime]
+    request_id: Mapped[UUID | None]
+    actor: Mapped[str] = mapped_column(server_default="")
+    reason: Mapped[str] = mapped_column(String(64), server_default="")
+    xid: Mapped[int] = mapped_column(Xid8(), server_default=text("pg_current_xact_id()"))
+
+
+class Request(Base):
+    """A request_id that took effect, and what was answered; kept for as long as retries are promised."""
+
+    __tablename__ = "requests"
+
+    actor: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    # Null only inside the transaction that claims the id.
+    outcome: Mapped[Any | None] = mapped_column(JSONB)
+    create_time: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("ix_requests_create_time", "create_time"),)
+
+
+__all__ = [
+    "Base",
+    "Course",
+    "CourseSeats",
+    "Enrollment",
+    "EnrollmentEvent",
+    "Request",
+    "Student",
+]

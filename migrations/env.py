@@ -1,0 +1,77 @@
+"""Runs the migrations: one migrator at a time, on the configured database, never waiting long for a table lock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from enrollment_service.settings import Settings
+from enrollment_service.store.engine import driver_url
+from enrollment_service.store.models import Base
+
+# Any number, as long as every migrator uses the same.
+ADVISORY_LOCK = 7_205_011_964
+LONGEST_WAIT = 300.0
+POLL = 0.2
+
+
+def database_url() -> str:
+    """ENROLLMENT_DATABASE_URL, or else the embedded database, started when it does not run."""
+    configured = context.config.attributes.get("database_url") or Settings().database_url
+    if configured:
+        return str(configured)
+    from enrollment_service.embedded import EmbeddedPostgres
+
+    return EmbeddedPostgres().ensure_running()
+
+
+def take_turn(connection: Connection) -> None:
+    """Waits until no other migrator is at work; polls, because a waiting lock would itself block others' DDL."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}).scalar_one():
+        if time.monotonic() > deadline:
+            raise TimeoutError("another migration has been running for too long")
+        time.sleep(POLL)
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the schema to the wanted revision, in one transaction."""
+    connection.execute(text("SET lock_timeout = '5s'"))
+    take_turn(connection)
+    connection.commit()
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True
+    )
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
+        connection.commit()
+
+
+async def online() -> None:
+    """Connects and migrates."""
+    engine = create_async_engine(driver_url(database_url()), poolclass=NullPool, hide_parameters=True)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+def offline() -> None:
+    """Prints the SQL instead of running it (`alembic upgrade head --sql`)."""
+    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    offline()
+else:
+    asyncio.run(online())
