@@ -1,0 +1,101 @@
+"""Locks what a batch touches and loads it: from commands to a `State` that `decide` can work on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy.sql.expression import ColumnElement
+
+from enrollment_service.commands import Command
+from enrollment_service.domain import WAITLISTED, Course, Enrollment, Student
+from enrollment_service.footprint import Footprint
+from enrollment_service.state import Seats, State
+from enrollment_service.store import courses, seats, students
+from enrollment_service.store.courses import CourseMemory
+from enrollment_service.store.engine import DriverConnection
+from enrollment_service.store.seats import LockedSeats
+
+
+class StaleFootprintError(Exception):
+    """Between looking and locking, a student who is to be deleted has entered another course; try again."""
+
+
+async def lock_and_load(
+    connection: DriverConnection, commands: Sequence[Command], memory: CourseMemory, clock: ColumnElement[datetime]
+) -> State:
+    """The state that the commands are decided on; everything they may change is locked until the transaction ends.
+
+    Locks are taken in the same order by everybody (seat rows, then students, each ascending), so batches cannot
+    deadlock; what is loaded is read by later statements than the locks it relies on.
+    """
+    footprint = Footprint.of(commands)
+    footprint.add_held(
+        (one.student_id, one.course_id) for one in await seats.load_held(connection, footprint.deleted_students)
+    )
+    locked = await seats.lock_seats(connection, footprint.courses)
+    full_students = await _lock_students(connection, footprint)
+    pairs = await seats.load_pairs(connection, footprint.pairs, clock)
+    state = State(now=pairs.now, missing_students=set(pairs.missing_students), students=full_students)
+    state.seats = await _with_details(connection, locked, memory)
+    _know(state, pairs.enrollments)
+    await _load_held(connection, state, footprint)
+    await _load_queues(connection, state, footprint)
+    return state
+
+
+async def _lock_students(connection: DriverConnection, footprint: Footprint) -> dict[int, Student]:
+    wanted = footprint.updated_students | footprint.deleted_students
+    return await students.lock_students(connection, wanted, to_delete=bool(footprint.deleted_students))
+
+
+async def _with_details(
+    connection: DriverConnection, locked: Sequence[LockedSeats], memory: CourseMemory
+) -> dict[int, Seats]:
+    """The locked rows with the details of their courses, remembered or read."""
+    details: dict[int, Course] = {}
+    unknown = []
+    for row in locked:
+        course = memory.get(row.course_id, row.version)
+        if course is None:
+            unknown.append(row.course_id)
+        else:
+            details[row.course_id] = course
+    if unknown:
+        for course_id, read in (await courses.read_courses(connection, unknown)).items():
+            details[course_id] = read.course
+            memory.put(read.course)
+    # All fields between the id and the version are the same in both.
+    return {row.course_id: Seats(details[row.course_id], *row[1:-1]) for row in locked}
+
+
+async def _load_held(connection: DriverConnection, state: State, footprint: Footprint) -> None:
+    """The enrollments of students to be deleted, read again now that nobody can add any."""
+    held = await seats.load_held(connection, footprint.deleted_students)
+    if any(one.course_id not in state.seats for one in held):
+        raise StaleFootprintError
+    _know(state, held)
+
+
+async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint) -> None:
+    """As much of each waitlist as can matter."""
+    counts = {
+        course_id: (seats_.capacity, seats_.enrolled_count, seats_.waitlisted_count)
+        for course_id, seats_ in state.seats.items()
+    }
+    roster = await seats.load_rosters(connection, footprint.rosters)
+    _know(state, roster)
+    queues = await seats.load_waiters(connection, footprint.waiters_needed(counts))
+    for course_id in footprint.rosters:
+        waiting = [one for one in roster if one.course_id == course_id and one.state == WAITLISTED]
+        queues[course_id] = deque(sorted(waiting, key=lambda one: one.sequence))
+    for course_id, one in state.seats.items():
+        queue = queues.get(course_id, ())
+        _know(state, queue)
+        one.queue = deque(waiter.student_id for waiter in queue)
+        one.queue_whole = len(one.queue) == one.waitlisted_count
+
+
+def _know(state: State, enrollments: Iterable[Enrollment]) -> None:
+    state.enrollments.update(((one.student_id, one.course_id), one) for one in enrollments)
