@@ -1,0 +1,179 @@
+"""Builds the gRPC server, runs it until it is told to stop, and drains it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.expression import ColumnElement
+
+from enrollment_service import calls
+from enrollment_service.catalog import course_creator, student_creator
+from enrollment_service.housekeeping import purge_for_ever
+from enrollment_service.logs import describe
+from enrollment_service.reader import Reader
+from enrollment_service.servicer import Servicer
+from enrollment_service.settings import Settings
+from enrollment_service.store.courses import CourseMemory
+from enrollment_service.store.engine import SCHEMA_REVISION, build_engine, fault_of, schema_revision
+from enrollment_service.v1 import enrollment_pb2 as pb
+from enrollment_service.writer import Writer
+
+log = structlog.get_logger()
+
+SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+# grpc_health waits for its watchers, and one that reads nothing would hold up the shutdown.
+HEALTH_TIMEOUT = 1.0
+DATABASE_POLL = 0.5
+
+
+class WrongSchemaError(Exception):
+    """The database has another schema than this code is written for."""
+
+
+class Server:
+    """The service in this process, from connecting to the database until the last answer is out."""
+
+    def __init__(self, settings: Settings, clock: ColumnElement[datetime] | None = None) -> None:
+        self._settings = settings
+        self._engine = build_engine(settings)
+        memory = CourseMemory()
+        self._writer = Writer(self._engine, settings, memory, clock)
+        self._reader = Reader(self._engine, settings, memory, clock)
+        self._students = student_creator(self._engine, settings)
+        self._courses = course_creator(self._engine, settings)
+        self._health = HealthServicer()
+        self._grpc = grpc.aio.server(options=_options(settings))
+        self._housekeeping: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Serves; returns once calls are answered.
+
+        Raises:
+            WrongSchemaError: the database is not migrated, or by another version.
+        """
+        await _check_schema(self._engine)
+        servicer = Servicer(self._writer, self._reader, self._students, self._courses)
+        self._grpc.add_generic_rpc_handlers((calls.handlers(servicer, self._settings.default_deadline),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self._settings.reflection_on:
+            _add_reflection(self._grpc)
+        self.port = self._grpc.add_insecure_port(self._settings.listen)
+        await self._grpc.start()
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._housekeeping = asyncio.create_task(
+            purge_for_ever(
+                self._engine,
+                retention=timedelta(hours=self._settings.request_retention_hours),
+                interval=self._settings.purge_interval,
+            )
+        )
+
+    async def drain(self) -> None:
+        """Refuses new calls, finishes those under way, then lets go of the database."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._health.enter_graceful_shutdown(), HEALTH_TIMEOUT)
+        await asyncio.sleep(self._settings.shutdown_delay)
+        await self._grpc.stop(self._settings.shutdown_grace)
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        for part in (self._writer, self._reader, self._students, self._courses):
+            await part.close()
+        await self._engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, clock: ColumnElement[datetime] | None = None) -> AsyncIterator[Server]:
+    """A server that serves inside the block and is drained after it."""
+    server = Server(settings, clock)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.drain()
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. A second signal changes nothing: a drain is never cut short."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await wait_for_database(settings, stop)
+    if stop.is_set():
+        return
+    async with serving(settings) as server:
+        log.info(
+            "serving",
+            listen=settings.listen,
+            port=server.port,
+            profile=settings.profile,
+            reflection=settings.reflection_on,
+            authentication="none",
+        )
+        await stop.wait()
+        log.info("draining", grace_seconds=settings.shutdown_grace)
+    log.info("stopped")
+
+
+async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
+    """Waits until the database answers, however long it takes to come up."""
+    engine = build_engine(settings)
+    try:
+        while not stop.is_set():
+            try:
+                await schema_revision(engine)
+            except Exception as error:  # noqa: BLE001 - whatever keeps it from answering may pass
+                log.warning("waiting for the database", fault=fault_of(error).name, error=describe(error)["type"])
+            else:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), DATABASE_POLL)
+    finally:
+        await engine.dispose()
+
+
+async def _check_schema(engine: AsyncEngine) -> None:
+    revision = await schema_revision(engine)
+    if revision != SCHEMA_REVISION:
+        raise WrongSchemaError(
+            f"the database has schema revision {revision or 'none'}, this version needs {SCHEMA_REVISION}; "
+            "run `python -m enrollment_service migrate`"
+        )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        # Otherwise a second server would silently share the port. Workers share it on purpose.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", 10_000),
+        ("grpc.max_metadata_size", 16 * 1024),
+    ]
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection under both names: the package knows only v1alpha, whose wire format v1 has kept."""
+    reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+    method = grpc.stream_stream_rpc_method_handler(
+        ReflectionServicer((SERVICE, HEALTH, reflection.SERVICE_NAME)).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handler = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": method})
+    server.add_generic_rpc_handlers((handler,))
