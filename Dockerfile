@@ -1,0 +1,23 @@
+# The service's image: the locked runtime packages, the code and the migrations; no compiler, no root.
+
+FROM python:3.13-slim AS build
+RUN python -m venv /venv
+COPY requirements.lock /
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary=:all: -r /requirements.lock
+WORKDIR /app
+COPY alembic.ini ./
+COPY migrations migrations
+COPY enrollment_service enrollment_service
+# Compiled here because the service runs on a read-only file system; readable whatever the checkout's umask was.
+RUN python -m compileall -q . && chmod -R a+rX /app /venv
+
+FROM python:3.13-slim
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+WORKDIR /app
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+EXPOSE 50051
+ENTRYPOINT ["python", "-m", "enrollment_service"]
+CMD ["serve"]
