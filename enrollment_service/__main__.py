@@ -1,7 +1,9 @@
-"""The command line: serve, migrate, health, dev. `python -m enrollment_service --help` lists it."""
+"""The command line: serve, migrate, health, verify, dev. `python -m enrollment_service --help` lists it."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +19,10 @@ FIRST_CALLS = {
     "CreateCourse": '{"course": {"code": "ART-1", "title": "Drawing", "capacity": 30}}',
     "EnrollStudent": '{"student_id": 1, "course_ids": [1]}',
 }
+
+
+# Nothing here forks while gRPC runs; its handlers for that would only cost time and print warnings.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def read_settings(**overrides: object) -> Settings:
@@ -44,8 +50,14 @@ def cli() -> None:
 
 @cli.command()
 def serve() -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
     run_server(_need_database(read_settings()))
+
+
+@cli.command(hidden=True)
+def worker() -> None:
+    """Serve as one of several processes; ends when the process that started it does."""
+    _serve_here(_need_database(read_settings()), ends_with_parent=True)
 
 
 @cli.command()
@@ -63,6 +75,29 @@ def health(timeout: float) -> None:
     from enrollment_service.health import check
 
     sys.exit(check(read_settings().listen, timeout))
+
+
+@cli.command()
+def verify() -> None:
+    """Check every promise on the live database; exit status 1 if one is broken, with the ids."""
+    from enrollment_service.verify import report
+
+    sys.exit(asyncio.run(report(_need_database(read_settings()), click.echo)))
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--waitlist", is_flag=True, help="Rows that find a course full join its waitlist.")
+@click.option("--chunk-size", type=click.IntRange(1, 10_000), default=5_000, show_default=True, help="Rows per chunk.")
+@click.option("--rejected", type=click.Path(dir_okay=False, path_type=Path), help="Write rejected rows to this CSV.")
+def import_(file: Path, waitlist: bool, chunk_size: int, rejected: Path | None) -> None:
+    """Enroll the rows of a CSV FILE (student_id,course_id) through the server on ENROLLMENT_LISTEN.
+
+    Exit status 0 if every row is enrolled or waitlisted now, 1 if rows were rejected.
+    """
+    from enrollment_service.import_file import run
+
+    sys.exit(run(file, read_settings().listen, waitlist=waitlist, chunk_size=chunk_size, rejected=rejected))
 
 
 @cli.command()
@@ -88,17 +123,44 @@ def _serve_for_development(settings: Settings) -> None:
 
 
 def run_server(settings: Settings) -> None:
-    """Serves in this process until it is told to stop."""
+    """Serves until it is told to stop: in this process, or in several that this one watches."""
+    if settings.workers == 1:
+        _serve_here(settings)
+        return
+    import asyncio
+
+    from enrollment_service.workers import supervise
+
+    # Workers read their settings from the environment.
+    os.environ["ENROLLMENT_PROFILE"] = settings.profile
+    os.environ["ENROLLMENT_DATABASE_URL"] = settings.database_url
+    buffer = logs.configure(settings.log_level)
+    try:
+        sys.exit(asyncio.run(supervise(settings)))
+    except OSError as error:
+        click.echo(f"cannot serve on {settings.listen}: {error.strerror}", err=True)
+        sys.exit(1)
+    finally:
+        buffer.flush()
+
+
+def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
     import uvloop
 
     from enrollment_service.server import WrongSchemaError
     from enrollment_service.server import serve as serve_until_stopped
+    from enrollment_service.workers import UNUSABLE
 
     buffer = logs.configure(settings.log_level)
     try:
-        uvloop.run(serve_until_stopped(settings))
+        uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
     except WrongSchemaError as error:
         click.echo(str(error), err=True)
+        sys.exit(UNUSABLE)
+    except RuntimeError as error:
+        if "bind" not in str(error).lower():
+            raise
+        click.echo(f"cannot serve on {settings.listen}: the address is in use or not ours", err=True)
         sys.exit(1)
     finally:
         buffer.flush()

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import orjson
@@ -18,6 +19,7 @@ import structlog
 
 FLUSH_SECONDS = 0.1
 FLUSH_LINES = 500
+PIPE_BYTES = 4096  # PIPE_BUF: what Linux writes to a pipe as one
 
 
 class LineBuffer:
@@ -47,9 +49,21 @@ class LineBuffer:
                 self._timer.cancel()
                 self._timer = None
             lines, self._lines = self._lines, []
-            if lines:
-                self._file.write(b"\n".join(lines) + b"\n")
+            for piece in _pieces(lines):
+                self._file.write(piece)
                 self._file.flush()
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Whole lines in pieces that a pipe takes at once, so that lines of several processes never mix."""
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) >= PIPE_BYTES:
+            yield piece
+            piece = b""
+        piece += line + b"\n"
+    if piece:
+        yield piece
 
 
 class _Logger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -108,12 +109,19 @@ async def serving(settings: Settings, clock: ColumnElement[datetime] | None = No
         await server.drain()
 
 
-async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. A second signal changes nothing: a drain is never cut short."""
+async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT. A second signal changes nothing: a drain is never cut short.
+
+    Args:
+        settings: where and how to serve.
+        ends_with_parent: drain also when standard input ends, as it does when the parent process is gone.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if ends_with_parent:
+        loop.add_reader(0, _stop_at_end_of_input, loop, stop)
     await wait_for_database(settings, stop)
     if stop.is_set():
         return
@@ -129,6 +137,12 @@ async def serve(settings: Settings) -> None:
         await stop.wait()
         log.info("draining", grace_seconds=settings.shutdown_grace)
     log.info("stopped")
+
+
+def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(0, 1024):
+        loop.remove_reader(0)
+        stop.set()
 
 
 async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
