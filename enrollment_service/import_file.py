@@ -1,0 +1,197 @@
+"""The command `import`: sends a CSV file of enrollments to a running server and reports what became of its rows.
+
+A client of ImportEnrollments like any other; it touches no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import click
+import grpc
+
+from enrollment_service.v1 import enrollment_pb2 as pb
+from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
+
+COLUMNS = ("student_id", "course_id")
+LARGEST_ID = 2**63 - 1
+MOST_TRIES = 10
+PAUSE_SECONDS = 1.0
+SHOWN = 20  # rejected rows on the screen
+
+
+class UnreadableFileError(Exception):
+    """The file is not a CSV file with the columns `student_id` and `course_id`."""
+
+
+class Rejected(NamedTuple):
+    """A row that was not enrolled: its line in the file, what stood there, and why."""
+
+    line: int
+    student_id: str
+    course_id: str
+    reason: str
+
+
+class Row(NamedTuple):
+    """A row that can be sent."""
+
+    line: int
+    student_id: int
+    course_id: int
+
+
+@dataclass
+class Chunk:
+    """Rows that are sent, and resent, together."""
+
+    chunk_id: int
+    rows: list[Row]
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass
+class Report:
+    """What became of the rows of a file."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def add(self, chunk: Chunk, answer: pb.ImportEnrollmentsResponse) -> None:
+        """Counts in the answer to a chunk."""
+        for name in ("enrolled", "waitlisted", "already_enrolled"):
+            self.counts[name] += getattr(answer, name)
+        for one in answer.rejected_rows:
+            row = chunk.rows[one.index]
+            reason = pb.ErrorReason.Name(one.reason).removeprefix("ERROR_REASON_")
+            self.rejected.append(Rejected(row.line, str(row.student_id), str(row.course_id), reason))
+
+
+def chunks_of(file: TextIO, size: int, report: Report) -> Iterator[Chunk]:
+    """The rows of the file in chunks; rows that have no ids go straight to the report.
+
+    Raises:
+        UnreadableFileError: the header lacks a column.
+    """
+    reader = csv.DictReader(file)
+    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        raise UnreadableFileError(f"the first line must name the columns {' and '.join(COLUMNS)}")
+    chunk = Chunk(1, [])
+    for values in reader:
+        texts = [(values[name] or "").strip() for name in COLUMNS]
+        if not all(text.isascii() and text.isdigit() and 0 < int(text) <= LARGEST_ID for text in texts):
+            report.rejected.append(Rejected(reader.line_num, texts[0], texts[1], "INVALID_FIELD"))
+            continue
+        chunk.rows.append(Row(reader.line_num, *map(int, texts)))
+        if len(chunk.rows) == size:
+            yield chunk
+            chunk = Chunk(chunk.chunk_id + 1, [])
+    if chunk.rows:
+        yield chunk
+
+
+async def import_file(
+    path: Path, address: str, *, waitlist: bool, chunk_size: int, progress: Callable[[int], None]
+) -> Report:
+    """Sends the file; a stream that breaks is opened again and its open chunks resent with the same request ids.
+
+    Args:
+        path: the CSV file.
+        address: host and port of the server.
+        waitlist: whether rows that find a course full join its waitlist.
+        chunk_size: rows per chunk, up to 10,000.
+        progress: called with the number of rows of each chunk that was answered.
+
+    Raises:
+        UnreadableFileError: the file has no such columns; nothing was sent.
+        grpc.RpcError: the server refused a chunk, or could not be reached for too long.
+    """
+    report = Report()
+    on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
+    open_chunks: dict[int, Chunk] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        source = chunks_of(file, chunk_size, report)
+        async with grpc.aio.insecure_channel(address) as channel:
+            tries = 0
+            while True:
+                try:
+                    stub = EnrollmentServiceStub(channel)
+                    answers = stub.ImportEnrollments(_requests(open_chunks, source, on_full), wait_for_ready=True)
+                    async for answer in answers:
+                        chunk = open_chunks.pop(answer.chunk_id)
+                        report.add(chunk, answer)
+                        progress(len(chunk.rows))
+                        tries = 0
+                except grpc.aio.AioRpcError as error:
+                    tries += 1
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or tries == MOST_TRIES:
+                        raise
+                    await asyncio.sleep(PAUSE_SECONDS)
+                else:
+                    report.rejected.sort()
+                    return report
+
+
+async def _requests(
+    open_chunks: dict[int, Chunk], source: Iterator[Chunk], on_full: pb.OnFull
+) -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+    """First what a broken stream left without an answer, then the rest of the file."""
+    for chunk in list(open_chunks.values()):
+        yield _request(chunk, on_full)
+    for chunk in source:
+        open_chunks[chunk.chunk_id] = chunk
+        yield _request(chunk, on_full)
+
+
+def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:
+    return pb.ImportEnrollmentsRequest(
+        chunk_id=chunk.chunk_id,
+        student_ids=[row.student_id for row in chunk.rows],
+        course_ids=[row.course_id for row in chunk.rows],
+        on_full=on_full,
+        request_id=chunk.request_id,
+    )
+
+
+def run(file: Path, address: str, *, waitlist: bool, chunk_size: int, rejected: Path | None) -> int:
+    """Imports with a progress bar, prints the report; returns the exit status."""
+    with file.open("rb") as counted:
+        total = max(0, sum(1 for _ in counted) - 1)
+    try:
+        with click.progressbar(length=total, label=file.name, show_pos=True, file=sys.stderr) as bar:
+            report = asyncio.run(
+                import_file(file, address, waitlist=waitlist, chunk_size=chunk_size, progress=bar.update)
+            )
+    except UnreadableFileError as error:
+        click.echo(f"{file.name}: {error}", err=True)
+        return 2
+    except grpc.aio.AioRpcError as error:
+        click.echo(f"{address}: {error.code().name}: {error.details()}. Import the file again: no row counts twice.")
+        return 2
+    _print(report, rejected)
+    return 1 if report.rejected else 0
+
+
+def _print(report: Report, rejected: Path | None) -> None:
+    for name in ("enrolled", "waitlisted", "already_enrolled"):
+        click.echo(f"{name.replace('_', ' ')}: {report.counts[name]:,}")
+    click.echo(f"rejected: {len(report.rejected):,}")
+    for reason, count in Counter(one.reason for one in report.rejected).most_common():
+        click.echo(f"  {reason}: {count:,}")
+    if rejected is not None:
+        with rejected.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([Rejected._fields, *report.rejected])
+        click.echo(f"The rejected rows are in {rejected}.")
+        return
+    for one in report.rejected[:SHOWN]:
+        click.echo(f"  line {one.line}: student {one.student_id}, course {one.course_id}: {one.reason}")
+    if len(report.rejected) > SHOWN:
+        click.echo(f"  and {len(report.rejected) - SHOWN:,} more; --rejected FILE writes all of them")
