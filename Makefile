@@ -8,8 +8,9 @@ PROTO := enrollment/v1/enrollment.proto
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1
 # buf wants a place for its cache, and HOME may not be one.
 BUF := BUF_CACHE_DIR=$(VENV)/buf-cache $(BIN)/buf
-COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes --universal \
-	--no-emit-index-url --no-emit-find-links --python-version 3.11 $(LOCK_FLAGS) pyproject.toml
+COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes --universal \
+	--no-emit-index-url --no-emit-find-links --python-version 3.11 $(LOCK_FLAGS)
+COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check stubs migrate format lock bench demo clean
@@ -72,8 +73,11 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLAGS=--upgrade for new versions)
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
+	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 
-bench: $(INSTALLED) ## Measure (QUICK=1 for a short run)
+bench: $(INSTALLED) ## Measure against echo and the peers, about ten minutes (QUICK=1: two)
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 
 demo: $(INSTALLED) ## Show what the service does, in one tour

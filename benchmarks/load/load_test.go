@@ -1,0 +1,112 @@
+// The parts that a wrong figure would hide in: pairs that repeat, answers that are not looked at.
+
+package main
+
+import "testing"
+
+func space(hot int64) *pairSpace {
+	return newPairSpace(&plan{Students: 60, Courses: 50, PerStudent: 5, Seed: 3, HotCourse: hot})
+}
+
+// taken says whether the data set, pgbench or the import has this pair.
+func taken(s *pairSpace, student, course int64) bool {
+	offset := (uint64(course-1) + s.courses - (uint64(student)*spread)%s.courses) % s.stride
+	return offset == 0 || offset >= s.stride-kept
+}
+
+func TestFreePairsNeverRepeat(t *testing.T) {
+	s, seen := space(0), map[[2]int64]bool{}
+	for i := range s.size {
+		student, course, ok := s.free(i)
+		pair := [2]int64{student, course}
+		if !ok || seen[pair] || taken(s, student, course) || student < 1 || student > 60 || course < 1 || course > 50 {
+			t.Fatalf("call %d: pair %v", i, pair)
+		}
+		seen[pair] = true
+	}
+	if _, _, ok := s.free(s.size); ok || len(seen) != 60*35 {
+		t.Fatalf("%d pairs, and more", len(seen))
+	}
+}
+
+func TestHotCourseTakesEachStudentOnce(t *testing.T) {
+	s, seen := space(51), map[int64]bool{}
+	for i := range s.size {
+		student, _ := s.hot(i)
+		seen[student] = true
+	}
+	if _, ok := s.hot(s.size); ok || len(seen) != 60 || !seen[1] || !seen[60] {
+		t.Fatalf("%d students, and more", len(seen))
+	}
+}
+
+func enrollment(student, course, state uint64, details string) []byte {
+	b := putField(putField(putField(nil, 1, student), 2, course), 3, state)
+	return append(append(b, 9<<3|2, byte(len(details))), details...)
+}
+
+func answer(field int, parts ...[]byte) []byte {
+	return prefixed(nil, func(b []byte) []byte {
+		for _, part := range parts {
+			b = append(append(b, byte(field<<3|2), byte(len(part))), part...)
+		}
+		return b
+	})
+}
+
+func TestEnrollAnswers(t *testing.T) {
+	if !enrollIsRight(answer(1, enrollment(7, 300, 1, "x")), 7, 300) {
+		t.Error("the right answer")
+	}
+	for name, b := range map[string][]byte{
+		"empty":          answer(1),
+		"nothing":        nil,
+		"other student":  answer(1, enrollment(8, 300, 1, "x")),
+		"other course":   answer(1, enrollment(7, 301, 1, "x")),
+		"waitlisted":     answer(1, enrollment(7, 300, 2, "x")),
+		"no details":     answer(1, enrollment(7, 300, 1, "")),
+		"two":            answer(1, enrollment(7, 300, 1, "x"), enrollment(7, 300, 1, "x")),
+		"truncated":      answer(1, enrollment(7, 300, 1, "x"))[:9],
+		"garbled inside": answer(1, []byte{0xff}),
+	} {
+		if enrollIsRight(b, 7, 300) {
+			t.Error(name)
+		}
+	}
+}
+
+func list(owner uint64, rows ...[]byte) []byte {
+	student, _ := message(answer(1, putField(nil, 1, owner)))
+	enrollments, _ := message(answer(2, rows...))
+	return prefixed(nil, func(b []byte) []byte { return append(append(b, student...), enrollments...) })
+}
+
+func TestListAnswers(t *testing.T) {
+	one, other := enrollment(7, 1, 1, "x"), enrollment(8, 1, 1, "x")
+	if !listIsRight(list(7, one, one), 7, 2) {
+		t.Error("the right answer")
+	}
+	for name, b := range map[string][]byte{
+		"empty": prefixed(nil, func(b []byte) []byte { return b }), "too few": list(7, one),
+		"a stranger's row": list(7, one, other), "a stranger's list": list(8, one, one),
+	} {
+		if listIsRight(b, 7, 2) {
+			t.Error(name)
+		}
+	}
+}
+
+func TestOnlyLoopbackIsDriven(t *testing.T) {
+	p := plan{Mode: "list", InFlight: 1, Connections: 1, Seconds: 1, Students: 1, Courses: 50, PerStudent: 10}
+	for address, fine := range map[string]bool{"127.0.0.1:1": true, "[::1]:1": true, "192.0.2.1:1": false, "localhost:1": false} {
+		if p.Address = address; (p.check() == nil) != fine {
+			t.Error(address)
+		}
+	}
+}
+
+func TestUUID(t *testing.T) {
+	if got := uuid(0x0123456789abcdef, 0xfedcba9876543210); got != "01234567-89ab-4def-bedc-ba9876543210" {
+		t.Error(got)
+	}
+}
