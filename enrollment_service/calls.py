@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
 from enrollment_service import logs
 from enrollment_service.errors import EnrollmentError, Reason, ShuttingDown
+from enrollment_service.patience import Patience
 from enrollment_service.status import metadata_of, status_of
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -26,8 +26,6 @@ Request = TypeVar("Request", bound=Message)
 Context = ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Awaitable[Any]]
 StreamMethod = Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]
-
-log = structlog.get_logger()
 
 # Fields of requests that may be logged: ids of ours and of the caller, nothing else.
 LOGGED_FIELDS = (
@@ -61,17 +59,24 @@ def decoder(kind: type[Request]) -> Callable[[bytes], Request | Malformed]:
     return decode
 
 
+def encoder(kind: type[Message]) -> Callable[[Any], bytes]:
+    """A serializer that lets through what a method has encoded itself."""
+    encode = kind.SerializeToString
+    return lambda response: response if type(response) is bytes else encode(response)
+
+
 def handlers(servicer: Any, default_deadline: float) -> grpc.GenericRpcHandler:
     """The methods of a servicer, each wrapped, ready to be added to a server."""
     service = pb.DESCRIPTOR.services_by_name["EnrollmentService"]
+    patience = Patience(default_deadline)
     wrapped = {}
     for method in service.methods:
         request = getattr(pb, method.input_type.name)
         behaviour = getattr(servicer, method.name)
         names = tuple(name for name in LOGGED_FIELDS if name in method.input_type.fields_by_name)
-        coding = {
+        coding: dict[str, Any] = {
             "request_deserializer": decoder(request),
-            "response_serializer": getattr(pb, method.output_type.name).SerializeToString,
+            "response_serializer": encoder(getattr(pb, method.output_type.name)),
         }
         if method.client_streaming:
             wrapped[method.name] = grpc.stream_stream_rpc_method_handler(
@@ -83,18 +88,26 @@ def handlers(servicer: Any, default_deadline: float) -> grpc.GenericRpcHandler:
             )
         else:
             wrapped[method.name] = grpc.unary_unary_rpc_method_handler(
-                _unary(method.name, behaviour, names, default_deadline), **coding
+                _unary(method.name, behaviour, names, patience), **coding
             )
     return grpc.method_handlers_generic_handler(service.full_name, wrapped)
 
 
-def _unary(name: str, method: Method, names: tuple[str, ...], default_deadline: float) -> Method:
+def _unary(name: str, method: Method, names: tuple[str, ...], patience: Patience) -> Method:
     async def call(request: Any, context: Context) -> Any:
         started = time.perf_counter()
+        task = None
+        if context.time_remaining() is None:
+            # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
+            task = asyncio.current_task()
+            patience.begin(task)  # type: ignore[arg-type]
         try:
-            response = await _within_deadline(method(_checked(request, name), context), context, default_deadline)
+            response = await method(_checked(request, name), context)
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-            await _fail(name, started, error, context, _ids(request, names))
+            expired = task is not None and patience.end(task)
+            await _fail(name, started, TimeoutError() if expired else error, context, _ids(request, names))
+        if task is not None:
+            patience.end(task)
         _log_call(name, started, "OK", context, _ids(request, names))
         return response
 
@@ -125,14 +138,6 @@ def _checked(request: Any, name: str) -> Any:
 async def _decoded(requests: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:
     async for request in requests:
         yield _checked(request, name)
-
-
-async def _within_deadline(answer: Awaitable[Any], context: Context, default: float) -> Any:
-    """Callers that set a deadline are cancelled by gRPC; the others get one here, so that nobody waits for ever."""
-    if context.time_remaining() is not None:
-        return await answer
-    async with asyncio.timeout(default):
-        return await answer
 
 
 async def _fail(name: str, started: float, error: BaseException, context: Context, ids: dict[str, Any]) -> NoReturn:
@@ -182,6 +187,8 @@ def _ids(request: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _log_call(name: str, started: float, code: str, context: Context, fields: dict[str, Any]) -> None:
-    milliseconds = round((time.perf_counter() - started) * 1000, 2)
-    write = log.error if code == "INTERNAL" else log.info
-    write("call", method=name, code=code, duration_ms=milliseconds, peer=context.peer(), **fields)
+    fields["method"] = name
+    fields["code"] = code
+    fields["duration_ms"] = round((time.perf_counter() - started) * 1000, 2)
+    fields["peer"] = context.peer()
+    logs.call("error" if code == "INTERNAL" else "info", fields)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from enrollment_service.commands import EnrollmentsAnswer, ImportAnswer, ReconcileAnswer
 from enrollment_service.domain import CountedCourse, Course, Enrollment, NewCourse, NewStudent, Student
-from enrollment_service.reader import EnrollmentView, StudentCourses
+from enrollment_service.reader import EnrollmentView
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A page ends early before it becomes larger than clients accept (4 MB by default).
 MOST_PAGE_BYTES = 2_000_000
+
+Row = TypeVar("Row")
 
 
 def timestamp(moment: datetime) -> Timestamp:
@@ -47,7 +48,7 @@ def student_message(student: Student) -> pb.Student:
 
 
 @lru_cache(maxsize=20_000)
-def _details_message(course: Course) -> pb.Course:
+def details_message(course: Course) -> pb.Course:
     """A course without counts. Shared: whoever takes one must copy it."""
     message = pb.Course(
         course_id=course.course_id,
@@ -70,7 +71,7 @@ def _details_message(course: Course) -> pb.Course:
 def course_message(counted: CountedCourse) -> pb.Course:
     """A course with its counts."""
     message = pb.Course()
-    message.CopyFrom(_details_message(counted.course))
+    message.CopyFrom(details_message(counted.course))
     message.enrolled_count = counted.enrolled_count
     message.waitlisted_count = counted.waitlisted_count
     return message
@@ -94,7 +95,7 @@ def enrollment_message(
     if student is not None:
         message.student.CopyFrom(student_message(student))
     if course is not None:
-        message.course.CopyFrom(_details_message(course.course))
+        message.course.CopyFrom(details_message(course.course))
         message.course.enrolled_count = course.enrolled_count
         message.course.waitlisted_count = course.waitlisted_count
     return message
@@ -112,24 +113,6 @@ def enrollment_messages(answer: EnrollmentsAnswer) -> list[pb.Enrollment]:
 def view_message(view: EnrollmentView) -> pb.Enrollment:
     """An enrollment with its student and its course."""
     return enrollment_message(view.enrollment, student=view.student, course=view.course)
-
-
-def held_messages(student_id: int, found: StudentCourses) -> Iterator[pb.Enrollment]:
-    """The courses of a student, each with its details."""
-    for held, course in zip(found.held, found.details, strict=True):
-        message = pb.Enrollment(
-            student_id=student_id,
-            course_id=held.course_id,
-            state=held.state,  # type: ignore[arg-type]
-            waitlist_position=held.waitlist_position,
-            enroll_time=timestamp(held.enroll_time),
-            create_time=timestamp(held.create_time),
-            etag=str(held.sequence),
-            course=_details_message(course),
-        )
-        message.course.enrolled_count = held.enrolled_count
-        message.course.waitlisted_count = held.waitlisted_count
-        yield message
 
 
 def import_message(chunk_id: int, answer: ImportAnswer) -> pb.ImportEnrollmentsResponse:
@@ -153,15 +136,15 @@ def reconcile_message(answer: ReconcileAnswer) -> pb.ReconcileRosterResponse:
     )
 
 
-def fitting(messages: Iterable[Message], limit: int) -> tuple[list[Any], bool]:
-    """As many messages as fit in a page, and whether any are left over."""
-    page: list[Message] = []
-    size = 0
-    for message in messages:
-        size += message.ByteSize()
-        if len(page) == limit or (page and size > MOST_PAGE_BYTES):
+def fitting(rows: Iterable[Row], limit: int, size: Callable[[Row], int]) -> tuple[list[Row], bool]:
+    """As many rows as fit in a page, and whether any are left over."""
+    page: list[Row] = []
+    total = 0
+    for row in rows:
+        total += size(row)
+        if len(page) == limit or (page and total > MOST_PAGE_BYTES):
             return page, True
-        page.append(message)
+        page.append(row)
     return page, False
 
 

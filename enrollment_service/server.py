@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -126,6 +127,7 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
     if stop.is_set():
         return
     async with serving(settings) as server:
+        _calm_garbage_collector()
         log.info(
             "serving",
             listen=settings.listen,
@@ -137,6 +139,16 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
         await stop.wait()
         log.info("draining", grace_seconds=settings.shutdown_grace)
     log.info("stopped")
+
+
+def _calm_garbage_collector() -> None:
+    """What is there now stays; calls leave little that needs the collector, so it need not look so often.
+
+    With Python's own thresholds it takes 7 % of the time under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

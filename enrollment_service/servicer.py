@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
-from enrollment_service import convert, tokens, validate
+from enrollment_service import convert, tokens, validate, wire
 from enrollment_service.catalog import Creator
 from enrollment_service.commands import (
     DeleteCourse,
@@ -85,7 +86,7 @@ class Servicer(EnrollmentServiceServicer):
         (after,) = tokens.decode(scope, request.page_token, (0,))
         limit = validate.page_limit(request.page_size)
         found = await self._reader.students(after=after, limit=limit + 1, query=request.query)
-        page, more = convert.fitting(map(convert.student_message, found), limit)
+        page, more = convert.fitting(map(convert.student_message, found), limit, Message.ByteSize)
         token = tokens.encode(scope, page[-1].student_id) if more else ""
         return pb.ListStudentsResponse(students=page, next_page_token=token)
 
@@ -126,7 +127,7 @@ class Servicer(EnrollmentServiceServicer):
         found = await self._reader.courses(
             after=after, limit=limit + 1, query=request.query, only_open=request.only_open
         )
-        page, more = convert.fitting(map(convert.course_message, found), limit)
+        page, more = convert.fitting(map(convert.course_message, found), limit, Message.ByteSize)
         token = tokens.encode(scope, page[-1].course_id) if more else ""
         return pb.ListCoursesResponse(courses=page, next_page_token=token)
 
@@ -183,20 +184,16 @@ class Servicer(EnrollmentServiceServicer):
         view = await self._reader.enrollment(request.student_id, request.course_id)
         return pb.GetEnrollmentResponse(enrollment=convert.view_message(view))
 
-    async def ListStudentCourses(
-        self, request: pb.ListStudentCoursesRequest, context: Context
-    ) -> pb.ListStudentCoursesResponse:
+    async def ListStudentCourses(self, request: pb.ListStudentCoursesRequest, context: Context) -> bytes:
         validate.check_list_student_courses(request)
         states = convert.state_mask(request.states)
         scope = f"ListStudentCourses {request.student_id} {states}"
         (after,) = tokens.decode(scope, request.page_token, (0,))
         limit = validate.page_limit(request.page_size)
         found = await self._reader.student_courses(StudentCoursesQuery(request.student_id, after, limit + 1, states))
-        page, more = convert.fitting(convert.held_messages(request.student_id, found), limit)
-        token = tokens.encode(scope, page[-1].course_id) if more else ""
-        return pb.ListStudentCoursesResponse(
-            student=convert.student_message(found.student), enrollments=page, next_page_token=token
-        )
+        page, more = convert.fitting(wire.rows(request.student_id, found), limit, len)
+        token = tokens.encode(scope, found.held[len(page) - 1].course_id) if more else ""
+        return wire.student_courses(found.student, page, token)
 
     async def ListCourseStudents(
         self, request: pb.ListCourseStudentsRequest, context: Context
@@ -210,7 +207,7 @@ class Servicer(EnrollmentServiceServicer):
             RosterQuery(request.course_id, (after[0], after[1]), limit + 1, states)
         )
         rows = (convert.enrollment_message(enrollment, student=student) for enrollment, student in found.roster)
-        page, more = convert.fitting(rows, limit)
+        page, more = convert.fitting(rows, limit, Message.ByteSize)
         token = ""
         if more:
             last = found.roster[len(page) - 1][0]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from asyncpg import Record
-from sqlalchemy import Integer, any_, delete, func, insert, or_, select, update
+from sqlalchemy import Integer, any_, delete, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.expression import ColumnElement
@@ -18,6 +18,7 @@ from enrollment_service.domain import CountedCourse, NewCourse
 from enrollment_service.domain import Course as CourseRow
 from enrollment_service.store.engine import DriverConnection
 from enrollment_service.store.models import Course, CourseSeats
+from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.prepared import Prepared, array, bigint, next_id, text, timestamp
 from enrollment_service.store.seats import rows_of
 
@@ -231,16 +232,11 @@ async def list_courses(
         .order_by(Course.id)
         .limit(limit)
     )
-    if query:
-        prefix = query.lower()
-        statement = statement.where(
-            or_(
-                func.lower(Course.code).startswith(prefix, autoescape=True),
-                func.lower(Course.title).startswith(prefix, autoescape=True),
-            )
-        )
     if only_open:
         opens, closes = CourseSeats.enroll_open_time, CourseSeats.enroll_close_time
         statement = statement.where(or_(opens.is_(None), opens <= clock), or_(closes.is_(None), closes > clock))
     async with engine.connect() as connection:
+        if query:
+            await plan_for_prefixes(connection)
+            statement = statement.where(begins_with(query, Course.code, Course.title))
         return [counted(row) for row in await connection.execute(statement)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import any_, delete, func, or_, select, update
+from sqlalchemy import any_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -12,6 +12,7 @@ from enrollment_service.domain import NewStudent
 from enrollment_service.domain import Student as StudentRow
 from enrollment_service.store.engine import DriverConnection
 from enrollment_service.store.models import Student
+from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.prepared import Prepared, array, bigint, next_id, text, timestamp
 from enrollment_service.store.seats import rows_of
 
@@ -149,13 +150,8 @@ async def delete_students(connection: DriverConnection, student_ids: Sequence[in
 async def list_students(engine: AsyncEngine, *, after: int, limit: int, query: str) -> list[StudentRow]:
     """Students by ascending id; `query` is a prefix of name or e-mail address, taken literally, whatever its case."""
     statement = select(*student_columns).where(Student.id > after).order_by(Student.id).limit(limit)
-    if query:
-        prefix = query.lower()
-        statement = statement.where(
-            or_(
-                func.lower(Student.full_name).startswith(prefix, autoescape=True),
-                func.lower(Student.email).startswith(prefix, autoescape=True),
-            )
-        )
     async with engine.connect() as connection:
+        if query:
+            await plan_for_prefixes(connection)
+            statement = statement.where(begins_with(query, Student.full_name, Student.email))
         return [StudentRow._make(row) for row in await connection.execute(statement)]
