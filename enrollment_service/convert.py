@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from enrollment_service.commands import EnrollmentsAnswer, ImportAnswer, ReconcileAnswer
@@ -146,6 +147,11 @@ def fitting(rows: Iterable[Row], limit: int, size: Callable[[Row], int]) -> tupl
             return page, True
         page.append(row)
     return page, False
+
+
+def message_size(message: Message) -> int:
+    """The size of a message in bytes. Not `Message.ByteSize`: that is the base class's, which refuses."""
+    return message.ByteSize()
 
 
 # --- from messages ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from enrollment_service.commands import (
     UpdateCourse,
     UpdateStudent,
 )
-from enrollment_service.state import Pair
+from enrollment_service.state import Pair, Seats
 
 
 @dataclass(slots=True)
@@ -80,20 +80,16 @@ class Footprint:
             self.courses.add(course_id)
             self.leaving[course_id] += 1
 
-    def waiters_needed(self, seats: Mapping[int, tuple[int | None, int, int]]) -> dict[int, int]:
-        """How many waiters of which courses may be promoted or leave.
-
-        Args:
-            seats: capacity, number enrolled and number waiting of the locked courses.
-        """
+    def waiters_needed(self, seats: Mapping[int, Seats]) -> dict[int, int]:
+        """How many waiters of which locked courses may be promoted or leave."""
         needed = {}
         for course_id in {*self.leaving, *self.capacities} - self.rosters:
-            capacity, enrolled, waiting = seats.get(course_id, (0, 0, 0))
-            if not waiting:
+            one = seats.get(course_id)
+            if one is None or not one.waitlisted_count:
                 continue
-            largest = _larger(capacity, self.capacities.get(course_id, 0))
-            free = waiting if largest is None else max(0, largest - enrolled)
-            needed[course_id] = min(waiting, free + self.leaving[course_id])
+            largest = _larger(one.capacity, self.capacities.get(course_id, 0))
+            free = one.waitlisted_count if largest is None else max(0, largest - one.enrolled_count)
+            needed[course_id] = min(one.waitlisted_count, free + self.leaving[course_id])
         return needed
 
 

@@ -66,8 +66,16 @@ async def _with_details(
         for course_id, read in (await courses.read_courses(connection, unknown)).items():
             details[course_id] = read.course
             memory.put(read.course)
-    # All fields between the id and the version are the same in both.
-    return {row.course_id: Seats(details[row.course_id], *row[1:-1]) for row in locked}
+    return {
+        row.course_id: Seats(
+            row.course_id,
+            details[row.course_id],
+            # All fields between the id and the version are the same in both.
+            *row[1:-1],
+            queue_whole=not row.waitlisted_count,
+        )
+        for row in locked
+    }
 
 
 async def _load_held(connection: DriverConnection, state: State, footprint: Footprint) -> None:
@@ -80,21 +88,17 @@ async def _load_held(connection: DriverConnection, state: State, footprint: Foot
 
 async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint) -> None:
     """As much of each waitlist as can matter."""
-    counts = {
-        course_id: (seats_.capacity, seats_.enrolled_count, seats_.waitlisted_count)
-        for course_id, seats_ in state.seats.items()
-    }
     roster = await seats.load_rosters(connection, footprint.rosters)
     _know(state, roster)
-    queues = await seats.load_waiters(connection, footprint.waiters_needed(counts))
+    queues = await seats.load_waiters(connection, footprint.waiters_needed(state.seats))
     for course_id in footprint.rosters:
         waiting = [one for one in roster if one.course_id == course_id and one.state == WAITLISTED]
         queues[course_id] = deque(sorted(waiting, key=lambda one: one.sequence))
-    for course_id, one in state.seats.items():
-        queue = queues.get(course_id, ())
+    for course_id, queue in queues.items():
         _know(state, queue)
-        one.queue = deque(waiter.student_id for waiter in queue)
-        one.queue_whole = len(one.queue) == one.waitlisted_count
+        if one := state.seats.get(course_id):
+            one.queue = deque(waiter.student_id for waiter in queue)
+            one.queue_whole = len(queue) == one.waitlisted_count
 
 
 def _know(state: State, enrollments: Iterable[Enrollment]) -> None:

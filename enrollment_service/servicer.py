@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from enrollment_service import convert, tokens, validate, wire
@@ -86,7 +85,7 @@ class Servicer(EnrollmentServiceServicer):
         (after,) = tokens.decode(scope, request.page_token, (0,))
         limit = validate.page_limit(request.page_size)
         found = await self._reader.students(after=after, limit=limit + 1, query=request.query)
-        page, more = convert.fitting(map(convert.student_message, found), limit, Message.ByteSize)
+        page, more = convert.fitting(map(convert.student_message, found), limit, convert.message_size)
         token = tokens.encode(scope, page[-1].student_id) if more else ""
         return pb.ListStudentsResponse(students=page, next_page_token=token)
 
@@ -127,7 +126,7 @@ class Servicer(EnrollmentServiceServicer):
         found = await self._reader.courses(
             after=after, limit=limit + 1, query=request.query, only_open=request.only_open
         )
-        page, more = convert.fitting(map(convert.course_message, found), limit, Message.ByteSize)
+        page, more = convert.fitting(map(convert.course_message, found), limit, convert.message_size)
         token = tokens.encode(scope, page[-1].course_id) if more else ""
         return pb.ListCoursesResponse(courses=page, next_page_token=token)
 
@@ -207,7 +206,7 @@ class Servicer(EnrollmentServiceServicer):
             RosterQuery(request.course_id, (after[0], after[1]), limit + 1, states)
         )
         rows = (convert.enrollment_message(enrollment, student=student) for enrollment, student in found.roster)
-        page, more = convert.fitting(rows, limit, Message.ByteSize)
+        page, more = convert.fitting(rows, limit, convert.message_size)
         token = ""
         if more:
             last = found.roster[len(page) - 1][0]

@@ -45,6 +45,7 @@ class Seats:
     become free in this batch plus waiters that can leave.
     """
 
+    course_id: int
     course: Course
     capacity: int | None
     waitlist_capacity: int
@@ -56,11 +57,6 @@ class Seats:
     last_event_time: datetime | None
     queue: deque[int] = field(default_factory=deque)
     queue_whole: bool = False
-
-    @property
-    def course_id(self) -> int:
-        """The id of the course."""
-        return self.course.course_id
 
     @property
     def has_room(self) -> bool:

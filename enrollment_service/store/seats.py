@@ -195,6 +195,9 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
 # --- apply ------------------------------------------------------------------------------------------------------
 
 
+# Beyond so many events a decision is large; no batch of ordinary commands is.
+MANY = 500
+
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
 
 
@@ -303,19 +306,33 @@ def _apply_statement(parts: tuple[str, ...]) -> Prepared:
 
 
 async def apply(connection: DriverConnection, state: State) -> None:
-    """Writes the rows, counts and events of a decision, in one statement that has only the parts it needs."""
+    """Writes the rows, counts and events of a decision, in one statement that has only the parts it needs.
+
+    New rows and events of large decisions, which only imports and the like make, go by COPY: it takes half as long.
+    """
     inserted, updated, deleted = state.net_changes()
+    events = state.events
+    if len(events) > MANY:
+        await _copy(connection, Enrollment.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
+        await _copy(connection, EnrollmentEvent.__tablename__, Event._fields, events)
+        inserted, events = [], []
     columns = {
         "insert": _transposed(map(_as_row, inserted)),
         "update": _transposed(map(_as_row, updated)),
         "delete": _transposed(deleted),
         "count": _transposed(map(_as_counts, state.touched_seats())),
-        "log": _transposed(state.events),
+        "log": _transposed(events),
     }
     parts = tuple(part for part in _PARTS if columns[part])
     if parts:
         arguments = [each for part in parts for each in columns[part]]
         await _apply_statement(parts).fetch(connection, *arguments)
+
+
+async def _copy(
+    connection: DriverConnection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    await connection.copy_records_to_table(table, columns=columns, records=rows)
 
 
 def _as_row(one: EnrollmentRow) -> tuple[Any, ...]:
