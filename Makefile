@@ -80,8 +80,8 @@ bench: $(INSTALLED) ## Measure against echo and the peers, about ten minutes (QU
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 
-demo: $(INSTALLED) ## Show what the service does, in one tour
-	@exec $(BIN)/python -m enrollment_service.demo
+demo: $(INSTALLED) ## Play a registration morning live, in under a minute (ARGS=--fast: without pauses)
+	@exec $(BIN)/python -m demo $(ARGS)
 
 clean: ## Remove .venv, caches and reports; the database in .data stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* build dist
