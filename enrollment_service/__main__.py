@@ -32,7 +32,8 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["ENROLLMENT", *(str(part).upper() for part in problem["loc"])]) if problem["loc"] else ""
-            click.echo(f"{name + ': ' if name else ''}{problem['msg']}", err=True)
+            said = problem["msg"].removeprefix("Value error, ")
+        click.echo(f"{name + ': ' if name else ''}{said}", err=True)
         sys.exit(2)
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
@@ -36,8 +37,9 @@ LOGGED_FIELDS = (
     "to_course_id",
     "request_id",
     "validate_only",
-    "chunk_id",
 )
+# Messages inside requests and responses that have such a field.
+LOGGED_PARTS = {"student": "student_id", "course": "course_id"}
 
 
 class Malformed:
@@ -71,31 +73,45 @@ def handlers(servicer: Any, default_deadline: float) -> grpc.GenericRpcHandler:
     patience = Patience(default_deadline)
     wrapped = {}
     for method in service.methods:
-        request = getattr(pb, method.input_type.name)
         behaviour = getattr(servicer, method.name)
-        names = tuple(name for name in LOGGED_FIELDS if name in method.input_type.fields_by_name)
         coding: dict[str, Any] = {
-            "request_deserializer": decoder(request),
+            "request_deserializer": decoder(getattr(pb, method.input_type.name)),
             "response_serializer": encoder(getattr(pb, method.output_type.name)),
         }
         if method.client_streaming:
-            wrapped[method.name] = grpc.stream_stream_rpc_method_handler(
-                _stream(method.name, behaviour, _decoded), **coding
-            )
+            call = _stream(method.name, behaviour, _decoded)
+            wrapped[method.name] = grpc.stream_stream_rpc_method_handler(call, **coding)
         elif method.server_streaming:
-            wrapped[method.name] = grpc.unary_stream_rpc_method_handler(
-                _stream(method.name, behaviour, _checked), **coding
-            )
+            call = _stream(method.name, behaviour, _checked)
+            wrapped[method.name] = grpc.unary_stream_rpc_method_handler(call, **coding)
         else:
-            wrapped[method.name] = grpc.unary_unary_rpc_method_handler(
-                _unary(method.name, behaviour, names, patience), **coding
-            )
+            call = _unary(method.name, behaviour, _ids_of(method.input_type), patience)
+            wrapped[method.name] = grpc.unary_unary_rpc_method_handler(call, **coding)
     return grpc.method_handlers_generic_handler(service.full_name, wrapped)
 
 
-def _unary(name: str, method: Method, names: tuple[str, ...], patience: Patience) -> Method:
+class _Record:
+    """What the log says of one call. The peer is read first: once a call is over, its context must not be asked."""
+
+    __slots__ = ("_name", "_peer", "_started")
+
+    def __init__(self, name: str, context: Context) -> None:
+        self._name = name
+        self._peer = context.peer()
+        self._started = time.perf_counter()
+
+    def write(self, code: str, fields: dict[str, Any]) -> None:
+        """Writes the line."""
+        fields["method"] = self._name
+        fields["code"] = code
+        fields["duration_ms"] = round((time.perf_counter() - self._started) * 1000, 2)
+        fields["peer"] = self._peer
+        logs.call("error" if code == "INTERNAL" else "info", fields)
+
+
+def _unary(name: str, method: Method, ids: Callable[[Any], dict[str, Any]], patience: Patience) -> Method:
     async def call(request: Any, context: Context) -> Any:
-        started = time.perf_counter()
+        record = _Record(name, context)
         task = None
         if context.time_remaining() is None:
             # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
@@ -105,10 +121,10 @@ def _unary(name: str, method: Method, names: tuple[str, ...], patience: Patience
             response = await method(_checked(request, name), context)
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
             expired = task is not None and patience.end(task)
-            await _fail(name, started, TimeoutError() if expired else error, context, _ids(request, names))
+            await _fail(record, TimeoutError() if expired else error, context, ids(request))
         if task is not None:
             patience.end(task)
-        _log_call(name, started, "OK", context, _ids(request, names))
+        record.write("OK", ids(request))
         return response
 
     return call
@@ -116,13 +132,15 @@ def _unary(name: str, method: Method, names: tuple[str, ...], patience: Patience
 
 def _stream(name: str, method: Any, prepare: Callable[[Any, str], Any]) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        started = time.perf_counter()
+        record = _Record(name, context)
+        answers = 0
         try:
             async for response in method(prepare(request, name), context):
                 yield response
+                answers += 1
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-            await _fail(name, started, error, context, {})
-        _log_call(name, started, "OK", context, {})
+            await _fail(record, error, context, {"answers": answers})
+        record.write("OK", {"answers": answers})
 
     return call
 
@@ -140,17 +158,23 @@ async def _decoded(requests: AsyncIterator[Any], name: str) -> AsyncIterator[Any
         yield _checked(request, name)
 
 
-async def _fail(name: str, started: float, error: BaseException, context: Context, ids: dict[str, Any]) -> NoReturn:
+async def _fail(record: _Record, error: BaseException, context: Context, ids: dict[str, Any]) -> NoReturn:
     if isinstance(error, AbortError):
         raise error
-    if isinstance(error, asyncio.CancelledError | GeneratorExit) and (context.cancelled() or context.done()):
+    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _told_to_stop()):
         # The caller has gone or its deadline has passed; gRPC has answered already.
-        _log_call(name, started, "CANCELLED", context, ids)
+        record.write("CANCELLED", ids)
         raise error
     refusal = _refusal(error)
     code, message, status = status_of(refusal)
-    _log_call(name, started, code.name, context, ids | _shown(refusal, error))
+    record.write(code.name, ids | _shown(refusal, error))
     await context.abort(code, message, metadata_of(status))
+
+
+def _told_to_stop() -> bool:
+    """Whether gRPC has cancelled this call; otherwise a cancellation comes from inside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _refusal(error: BaseException) -> EnrollmentError:
@@ -175,20 +199,21 @@ def _shown(refusal: EnrollmentError, error: BaseException) -> dict[str, Any]:
     return shown
 
 
-def _ids(request: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    if request is MALFORMED:
-        return {}
-    ids: dict[str, Any] = {}
-    for name in names:
-        value = getattr(request, name)
-        if value:
-            ids[name] = list(value) if name == "course_ids" else value
-    return ids
+def _ids_of(kind: Descriptor) -> Callable[[Any], dict[str, Any]]:
+    """Reads what may be logged from requests of one type."""
+    names = tuple(name for name in LOGGED_FIELDS if name in kind.fields_by_name)
+    parts = tuple((part, name) for part, name in LOGGED_PARTS.items() if part in kind.fields_by_name)
 
+    def read(request: Any) -> dict[str, Any]:
+        ids: dict[str, Any] = {}
+        if request is MALFORMED:
+            return ids
+        for name in names:
+            if value := getattr(request, name):
+                ids[name] = list(value) if name == "course_ids" else value
+        for part, name in parts:
+            if value := getattr(getattr(request, part), name):
+                ids[name] = value
+        return ids
 
-def _log_call(name: str, started: float, code: str, context: Context, fields: dict[str, Any]) -> None:
-    fields["method"] = name
-    fields["code"] = code
-    fields["duration_ms"] = round((time.perf_counter() - started) * 1000, 2)
-    fields["peer"] = context.peer()
-    logs.call("error" if code == "INTERNAL" else "info", fields)
+    return read

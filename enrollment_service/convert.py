@@ -16,6 +16,9 @@ from enrollment_service.reader import EnrollmentView
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The driver takes the very first and last moment that Python knows for PostgreSQL's infinities.
+_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta.resolution
+_LAST = datetime.max.replace(tzinfo=UTC) - timedelta.resolution
 # A page ends early before it becomes larger than clients accept (4 MB by default).
 MOST_PAGE_BYTES = 2_000_000
 
@@ -29,8 +32,9 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def moment(value: Timestamp) -> datetime:
-    """A checked timestamp, cut to the microseconds that the database keeps."""
-    return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    """A checked timestamp, cut to the microseconds that the database keeps; the ends of time lie one further in."""
+    exact = _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    return min(max(exact, _FIRST), _LAST)
 
 
 # --- to messages ------------------------------------------------------------------------------------------------

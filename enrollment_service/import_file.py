@@ -75,8 +75,8 @@ class Report:
             self.rejected.append(Rejected(row.line, str(row.student_id), str(row.course_id), reason))
 
 
-def chunks_of(file: TextIO, size: int, report: Report) -> Iterator[Chunk]:
-    """The rows of the file in chunks; rows that have no ids go straight to the report.
+def rows_of(file: TextIO) -> csv.DictReader[str]:
+    """A reader of the file, past its header.
 
     Raises:
         UnreadableFileError: the header lacks a column.
@@ -84,6 +84,11 @@ def chunks_of(file: TextIO, size: int, report: Report) -> Iterator[Chunk]:
     reader = csv.DictReader(file)
     if not set(COLUMNS) <= set(reader.fieldnames or ()):
         raise UnreadableFileError(f"the first line must name the columns {' and '.join(COLUMNS)}")
+    return reader
+
+
+def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterator[Chunk]:
+    """The rows of the file in chunks; rows that have no ids go straight to the report."""
     chunk = Chunk(1, [])
     for values in reader:
         texts = [(values[name] or "").strip() for name in COLUMNS]
@@ -96,6 +101,37 @@ def chunks_of(file: TextIO, size: int, report: Report) -> Iterator[Chunk]:
             chunk = Chunk(chunk.chunk_id + 1, [])
     if chunk.rows:
         yield chunk
+
+
+class Sender:
+    """What is still to be sent, and what was sent and not answered yet."""
+
+    def __init__(self, source: Iterator[Chunk], on_full: pb.OnFull) -> None:
+        self._source = source
+        self._on_full = on_full
+        self._open: dict[int, Chunk] = {}
+        self._problem: Exception | None = None
+
+    async def requests(self) -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+        """First what a broken stream left without an answer, then the rest of the file."""
+        for chunk in list(self._open.values()):
+            yield _request(chunk, self._on_full)
+        try:
+            for chunk in self._source:
+                self._open[chunk.chunk_id] = chunk
+                yield _request(chunk, self._on_full)
+        except (UnicodeDecodeError, csv.Error) as error:
+            # gRPC would turn it into a cancellation; what was sent so far is answered first.
+            self._problem = error
+
+    def answered(self, chunk_id: int) -> Chunk:
+        """The chunk that an answer is about."""
+        return self._open.pop(chunk_id)
+
+    def check(self) -> None:
+        """Raises UnreadableFileError if the file could not be read to its end."""
+        if self._problem is not None:
+            raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(self._problem).__name__})")
 
 
 async def import_file(
@@ -111,22 +147,23 @@ async def import_file(
         progress: called with the number of rows of each chunk that was answered.
 
     Raises:
-        UnreadableFileError: the file has no such columns; nothing was sent.
-        grpc.RpcError: the server refused a chunk, or could not be reached for too long.
+        UnreadableFileError: the file has no such columns, or is no CSV file further on; rows before that are sent.
+        grpc.aio.AioRpcError: the server refused a chunk, or could not be reached for too long.
     """
     report = Report()
-    on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
-    open_chunks: dict[int, Chunk] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        source = chunks_of(file, chunk_size, report)
+        try:
+            source = chunks_of(rows_of(file), chunk_size, report)
+        except UnicodeDecodeError as error:
+            raise UnreadableFileError("not a CSV file in UTF-8") from error
+        sender = Sender(source, pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT)
         async with grpc.aio.insecure_channel(address) as channel:
+            stub = EnrollmentServiceStub(channel)
             tries = 0
             while True:
                 try:
-                    stub = EnrollmentServiceStub(channel)
-                    answers = stub.ImportEnrollments(_requests(open_chunks, source, on_full), wait_for_ready=True)
-                    async for answer in answers:
-                        chunk = open_chunks.pop(answer.chunk_id)
+                    async for answer in stub.ImportEnrollments(sender.requests(), wait_for_ready=True):
+                        chunk = sender.answered(answer.chunk_id)
                         report.add(chunk, answer)
                         progress(len(chunk.rows))
                         tries = 0
@@ -136,19 +173,9 @@ async def import_file(
                         raise
                     await asyncio.sleep(PAUSE_SECONDS)
                 else:
+                    sender.check()
                     report.rejected.sort()
                     return report
-
-
-async def _requests(
-    open_chunks: dict[int, Chunk], source: Iterator[Chunk], on_full: pb.OnFull
-) -> AsyncIterator[pb.ImportEnrollmentsRequest]:
-    """First what a broken stream left without an answer, then the rest of the file."""
-    for chunk in list(open_chunks.values()):
-        yield _request(chunk, on_full)
-    for chunk in source:
-        open_chunks[chunk.chunk_id] = chunk
-        yield _request(chunk, on_full)
 
 
 def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:

@@ -6,10 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
+import structlog
+
 from enrollment_service import convert, validate
 from enrollment_service.commands import Answer, Import, ImportAnswer
 from enrollment_service.v1 import enrollment_pb2 as pb
 from enrollment_service.writer import Writer
+
+log = structlog.get_logger()
 
 # While one chunk is in the database the next is read and checked; more would only use memory. A client that sends
 # faster is held back by HTTP/2's flow control, because nothing reads what it sends.
@@ -55,4 +59,6 @@ def _command(request: pb.ImportEnrollmentsRequest) -> Import:
 async def _answer(chunk_id: int, task: asyncio.Task[Answer]) -> pb.ImportEnrollmentsResponse:
     answer = await task
     assert isinstance(answer, ImportAnswer)
+    counts = {name: getattr(answer, name) for name in ("enrolled", "waitlisted", "already_enrolled")}
+    log.info("chunk imported", chunk_id=chunk_id, rejected=len(answer.rejected), **counts)
     return convert.import_message(chunk_id, answer)

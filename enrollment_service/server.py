@@ -9,9 +9,11 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import grpc
 import structlog
+from grpc.aio import ServicerContext
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -38,11 +40,37 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # grpc_health waits for its watchers, and one that reads nothing would hold up the shutdown.
 HEALTH_TIMEOUT = 1.0
+# How long a watcher has to read that the server stops before its stream is ended.
+LAST_WORD = 0.1
 DATABASE_POLL = 0.5
 
 
 class WrongSchemaError(Exception):
     """The database has another schema than this code is written for."""
+
+
+class Health(HealthServicer):
+    """Health whose watchers can be sent away: they never go by themselves, and a drain would wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ending = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: ServicerContext[Any, Any]) -> None:  # noqa: N802
+        """Tells every change until `end_watches`."""
+        watch = asyncio.create_task(super().Watch(request, context))
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([watch], timeout=LAST_WORD)
+        finally:
+            watch.cancel()
+            ending.cancel()
+            await asyncio.gather(watch, ending, return_exceptions=True)
+
+    def end_watches(self) -> None:
+        """Ends all streams of watchers, in a moment."""
+        self._ending.set()
 
 
 class Server:
@@ -56,7 +84,7 @@ class Server:
         self._reader = Reader(self._engine, settings, memory, clock)
         self._students = student_creator(self._engine, settings)
         self._courses = course_creator(self._engine, settings)
-        self._health = HealthServicer()
+        self._health = Health()
         self._grpc = grpc.aio.server(options=_options(settings))
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
@@ -90,6 +118,7 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._health.enter_graceful_shutdown(), HEALTH_TIMEOUT)
         await asyncio.sleep(self._settings.shutdown_delay)
+        self._health.end_watches()
         await self._grpc.stop(self._settings.shutdown_grace)
         if self._housekeeping is not None:
             self._housekeeping.cancel()

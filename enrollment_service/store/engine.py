@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from enrollment_service.settings import Settings
@@ -24,6 +25,10 @@ DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head.
 SCHEMA_REVISION = "0005"
+
+
+# The batch statements are short and look rows up by key, whatever the parameters.
+PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
 
 
 class Fault(Enum):
@@ -64,8 +69,9 @@ def fault_of(error: BaseException) -> Fault:
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return Fault.GONE if state.startswith("08") else _FAULTS.get(state, Fault.OTHER)
-    # The driver's own errors: it could not connect, or the connection broke under it.
-    return Fault.GONE if isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError) else Fault.OTHER
+    # The driver's own errors: it could not connect, or the connection broke under it. Or the pool has none to give.
+    lost = isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | PoolTimeoutError)
+    return Fault.GONE if lost else Fault.OTHER
 
 
 def constraint_of(error: BaseException) -> str:
@@ -88,10 +94,7 @@ def build_engine(settings: Settings) -> AsyncEngine:
         "lock_timeout": str(settings.lock_timeout_ms),
         "statement_timeout": str(settings.statement_timeout_ms),
         "idle_in_transaction_session_timeout": str(settings.statement_timeout_ms),
-        # The batch statements are short and look rows up by key, whatever the parameters.
-        "plan_cache_mode": "force_generic_plan",
-        "jit": "off",
-        "random_page_cost": "1.1",
+        **PLANNER_SETTINGS,
     }
 
     async def connect() -> Any:

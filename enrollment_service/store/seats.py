@@ -231,6 +231,8 @@ def _update_counts(rows: Any) -> CTE:
     return (
         update(CourseSeats)
         .values(
+            # With the counts, because the two may only be right together.
+            capacity=rows.c.seat_capacities,
             enrolled_count=rows.c.seat_enrolled,
             waitlisted_count=rows.c.seat_waitlisted,
             last_sequence=rows.c.seat_sequences,
@@ -273,6 +275,7 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
     "count": (
         {
             "seat_courses": bigint,
+            "seat_capacities": _integer,
             "seat_enrolled": _integer,
             "seat_waitlisted": _integer,
             "seat_sequences": bigint,
@@ -342,6 +345,7 @@ def _as_row(one: EnrollmentRow) -> tuple[Any, ...]:
 def _as_counts(seats: Seats) -> tuple[Any, ...]:
     return (
         seats.course_id,
+        seats.capacity,
         seats.enrolled_count,
         seats.waitlisted_count,
         seats.last_sequence,

@@ -35,6 +35,7 @@ def upgrade() -> None:
 
 
 def _create_seats() -> None:
+    # op.f: these names are whole; the naming convention would put the table's before them once more.
     op.create_table(
         "course_seats",
         sa.Column("course_id", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -49,9 +50,13 @@ def _create_seats() -> None:
         sa.Column("version", sa.BigInteger(), server_default="1", nullable=False),
         sa.PrimaryKeyConstraint("course_id", name="pk_course_seats"),
         sa.ForeignKeyConstraint(["course_id"], ["courses.id"], name="fk_course_seats_course_id_courses"),
-        sa.CheckConstraint("enrolled_count <= capacity", name="ck_course_seats_enrolled_within_capacity"),
-        sa.CheckConstraint("enrolled_count >= 0 AND waitlisted_count >= 0", name="ck_course_seats_counts_not_negative"),
-        sa.CheckConstraint("capacity >= 0 AND waitlist_capacity >= 0", name="ck_course_seats_limits_not_negative"),
+        sa.CheckConstraint("enrolled_count <= capacity", name=op.f("ck_course_seats_enrolled_within_capacity")),
+        sa.CheckConstraint(
+            "enrolled_count >= 0 AND waitlisted_count >= 0", name=op.f("ck_course_seats_counts_not_negative")
+        ),
+        sa.CheckConstraint(
+            "capacity >= 0 AND waitlist_capacity >= 0", name=op.f("ck_course_seats_limits_not_negative")
+        ),
         postgresql_with={"fillfactor": "50"},
     )
 
@@ -69,7 +74,7 @@ def _add_states() -> None:
     )
     op.alter_column("student_courses", "sequence", nullable=False)
     op.alter_column("student_courses", "enroll_time", nullable=False)
-    op.create_check_constraint("ck_student_courses_state_is_live", "student_courses", "state IN (1, 2)")
+    op.create_check_constraint(op.f("ck_student_courses_state_is_live"), "student_courses", "state IN (1, 2)")
     op.create_index(
         "ix_student_courses_waiters",
         "student_courses",
@@ -82,7 +87,7 @@ def downgrade() -> None:
     # Without a state a waiter would look enrolled.
     op.execute("DELETE FROM student_courses WHERE state = 2")
     op.drop_index("ix_student_courses_waiters", "student_courses")
-    op.drop_constraint("ck_student_courses_state_is_live", "student_courses", type_="check")
+    op.drop_constraint(op.f("ck_student_courses_state_is_live"), "student_courses", type_="check")
     for column in ("enroll_time", "sequence", "state"):
         op.drop_column("student_courses", column)
     op.drop_table("course_seats")

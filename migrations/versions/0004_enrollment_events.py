@@ -41,10 +41,11 @@ def _log_what_is_there() -> None:
         "AND n.sequence <> e.sequence"
     )
     op.execute(
-        "UPDATE course_seats s SET last_sequence = n.live FROM ("
-        "SELECT c.course_id, count(e.student_id) AS live FROM course_seats c "
+        "UPDATE course_seats s SET last_sequence = n.live, last_event_time = n.latest FROM ("
+        "SELECT c.course_id, count(e.student_id) AS live, max(e.enroll_time) AS latest FROM course_seats c "
         "LEFT JOIN student_courses e USING (course_id) GROUP BY c.course_id) n "
-        "WHERE n.course_id = s.course_id AND n.live <> s.last_sequence"
+        "WHERE n.course_id = s.course_id "
+        "AND (n.live, n.latest) IS DISTINCT FROM (s.last_sequence, s.last_event_time)"
     )
     op.execute(
         "INSERT INTO enrollment_events "

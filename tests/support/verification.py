@@ -1,0 +1,20 @@
+"""What `verify` says about a database of a test, by the test's own clock where it has one."""
+
+from __future__ import annotations
+
+from enrollment_service.store.engine import build_engine
+from enrollment_service.verify import Finding, verify
+from tests.support.databases import connected
+from tests.support.services import settings_for
+
+
+async def wrong_in(url: str) -> list[Finding]:
+    """The promises that the database breaks."""
+    async with connected(url) as connection:
+        has_clock = await connection.fetchval("SELECT to_regclass('test_clock') IS NOT NULL")
+        now = await connection.fetchval("SELECT now FROM test_clock") if has_clock else None
+    engine = build_engine(settings_for(url))
+    try:
+        return await verify(engine, now)
+    finally:
+        await engine.dispose()
