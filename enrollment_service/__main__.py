@@ -33,7 +33,7 @@ def read_settings(**overrides: object) -> Settings:
         for problem in error.errors():
             name = "_".join(["ENROLLMENT", *(str(part).upper() for part in problem["loc"])]) if problem["loc"] else ""
             said = problem["msg"].removeprefix("Value error, ")
-        click.echo(f"{name + ': ' if name else ''}{said}", err=True)
+            click.echo(f"{name + ': ' if name else ''}{said}", err=True)
         sys.exit(2)
 
 

@@ -15,9 +15,10 @@ from enrollment_service.errors import Overloaded, ShuttingDown
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# A batch leaves once this many turns of the event loop brought no newcomer, or after this many seconds. A fixed
-# pause would fill batches as well, but a few callers in flight would pay for it on every call.
-QUIET_TURNS = 8
+# Callers who have just been answered are likely to ask again at once. A batch waits for as many as there were before,
+# but leaves when so many turns of the event loop brought nobody, or after so many seconds. A fixed pause would fill
+# batches as well, but a few callers in flight would pay for it on every call; a lone caller waits for nobody.
+QUIET_TURNS = 100
 LONGEST_WAIT = 0.003
 
 
@@ -43,6 +44,7 @@ class Batcher(Generic[Item, Answer]):
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self._expected = 1
 
     async def submit(self, item: Item) -> Answer:
         """The answer to one item.
@@ -75,15 +77,20 @@ class Batcher(Generic[Item, Answer]):
                 batch = self._form()
                 if batch:
                     await self._serve(batch)
+                    self._expected = len(batch) + len(self._queue)
         finally:
             self._worker = None
 
     async def _gather(self) -> None:
-        """Waits for callers who are just arriving, without making a lone one wait for nobody."""
+        """Waits for callers who are just arriving, as many as were there before."""
+        expected = min(self._expected, self._most)
+        seen = len(self._queue)
+        if seen >= expected:
+            return
         clock = asyncio.get_running_loop().time
         latest = clock() + LONGEST_WAIT
-        quiet, seen = 0, len(self._queue)
-        while quiet < QUIET_TURNS and seen < self._most and clock() < latest:
+        quiet = 0
+        while quiet < QUIET_TURNS and seen < expected and clock() < latest:
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._queue) == seen else 0
             seen = len(self._queue)

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
-from enrollment_service import logs
+from enrollment_service import logs, validate
 from enrollment_service.errors import EnrollmentError, Reason, ShuttingDown
 from enrollment_service.patience import Patience
 from enrollment_service.status import metadata_of, status_of
@@ -199,6 +199,13 @@ def _shown(refusal: EnrollmentError, error: BaseException) -> dict[str, Any]:
     return shown
 
 
+def _loggable(name: str, value: Any) -> Any:
+    """What may be logged of a field that has not been checked yet: no text but a UUID, and no list without end."""
+    if name == "request_id":
+        return value if validate.is_uuid(value) else ""
+    return list(value[: validate.MOST_COURSES]) if name == "course_ids" else value
+
+
 def _ids_of(kind: Descriptor) -> Callable[[Any], dict[str, Any]]:
     """Reads what may be logged from requests of one type."""
     names = tuple(name for name in LOGGED_FIELDS if name in kind.fields_by_name)
@@ -209,8 +216,8 @@ def _ids_of(kind: Descriptor) -> Callable[[Any], dict[str, Any]]:
         if request is MALFORMED:
             return ids
         for name in names:
-            if value := getattr(request, name):
-                ids[name] = list(value) if name == "course_ids" else value
+            if value := _loggable(name, getattr(request, name)):
+                ids[name] = value
         for part, name in parts:
             if value := getattr(getattr(request, part), name):
                 ids[name] = value

@@ -91,16 +91,13 @@ def enrollment_message(
         course_id=enrollment.course_id,
         state=enrollment.state,  # type: ignore[arg-type]
         waitlist_position=enrollment.waitlist_position,
+        enroll_time=None if enrollment.enroll_time is None else timestamp(enrollment.enroll_time),
+        create_time=None if enrollment.create_time is None else timestamp(enrollment.create_time),
         etag=enrollment.etag,
+        student=None if student is None else student_message(student),
+        course=None if course is None else details_message(course.course),
     )
-    if enrollment.enroll_time is not None:
-        message.enroll_time.CopyFrom(timestamp(enrollment.enroll_time))
-    if enrollment.create_time is not None:
-        message.create_time.CopyFrom(timestamp(enrollment.create_time))
-    if student is not None:
-        message.student.CopyFrom(student_message(student))
     if course is not None:
-        message.course.CopyFrom(details_message(course.course))
         message.course.enrolled_count = course.enrolled_count
         message.course.waitlisted_count = course.waitlisted_count
     return message

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.commands import Command
-from enrollment_service.domain import WAITLISTED, Course, Enrollment, Student
+from enrollment_service.domain import WAITLISTED, Enrollment, Student
 from enrollment_service.footprint import Footprint
 from enrollment_service.state import Seats, State
 from enrollment_service.store import courses, seats, students
@@ -53,19 +53,8 @@ async def _lock_students(connection: DriverConnection, footprint: Footprint) -> 
 async def _with_details(
     connection: DriverConnection, locked: Sequence[LockedSeats], memory: CourseMemory
 ) -> dict[int, Seats]:
-    """The locked rows with the details of their courses, remembered or read."""
-    details: dict[int, Course] = {}
-    unknown = []
-    for row in locked:
-        course = memory.get(row.course_id, row.version)
-        if course is None:
-            unknown.append(row.course_id)
-        else:
-            details[row.course_id] = course
-    if unknown:
-        for course_id, read in (await courses.read_courses(connection, unknown)).items():
-            details[course_id] = read.course
-            memory.put(read.course)
+    """The locked rows with the details of their courses."""
+    details = await courses.read_details(connection, ((row.course_id, row.version) for row in locked), memory)
     return {
         row.course_id: Seats(
             row.course_id,

@@ -60,11 +60,10 @@ class EnrollmentView(NamedTuple):
 
 
 class StudentCourses(NamedTuple):
-    """A page of the courses of a student; `details` holds the course of each enrollment."""
+    """A page of the courses of a student: each enrollment with the details of its course."""
 
     student: Student
-    held: Sequence[HeldCourse]
-    details: Sequence[Course]
+    held: Sequence[tuple[HeldCourse, Course]]
 
 
 class CourseStudents(NamedTuple):
@@ -205,7 +204,8 @@ class Reader:
 
     async def _held(self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
         found = await rosters.read_student_courses(connection, queries)
-        details = await self._details(connection, [one for _, held in found.values() for one in held])
+        seen = {(one.course_id, one.version) for _, held in found.values() for one in held}
+        details = await courses.read_details(connection, seen, self._memory)
         answers: list[Any] = []
         for query in queries:
             if query not in found:
@@ -213,25 +213,9 @@ class Reader:
                 continue
             student, held = found[query]
             # A course without details was deleted since the first statement, and its enrollments with it.
-            held = [one for one in held if one.course_id in details]
-            answers.append(StudentCourses(student, held, [details[one.course_id] for one in held]))
+            kept = [(one, details[one.course_id]) for one in held if one.course_id in details]
+            answers.append(StudentCourses(student, kept))
         return answers
-
-    async def _details(self, connection: DriverConnection, held: Sequence[HeldCourse]) -> dict[int, Course]:
-        """The details of the versions that were seen, remembered or read."""
-        details = {}
-        unknown = set()
-        for one in held:
-            course = self._memory.get(one.course_id, one.version)
-            if course is None:
-                unknown.add(one.course_id)
-            else:
-                details[one.course_id] = course
-        if unknown:
-            for course_id, read in (await courses.read_courses(connection, unknown)).items():
-                details[course_id] = read.course
-                self._memory.put(read.course)
-        return details
 
     _answers: ClassVar[dict[type[Any], Callable[..., Any]]] = {
         StudentQuery: _students,

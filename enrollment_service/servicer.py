@@ -191,7 +191,7 @@ class Servicer(EnrollmentServiceServicer):
         limit = validate.page_limit(request.page_size)
         found = await self._reader.student_courses(StudentCoursesQuery(request.student_id, after, limit + 1, states))
         page, more = convert.fitting(wire.rows(request.student_id, found), limit, len)
-        token = tokens.encode(scope, found.held[len(page) - 1].course_id) if more else ""
+        token = tokens.encode(scope, found.held[len(page) - 1][0].course_id) if more else ""
         return wire.student_courses(found.student, page, token)
 
     async def ListCourseStudents(

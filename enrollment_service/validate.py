@@ -96,8 +96,13 @@ def _time(found: list[Violation], field: str, value: Timestamp) -> None:
         found.append(invalid_field(field, "must be a time within the years 1 to 9999"))
 
 
+def is_uuid(value: str) -> bool:
+    """Whether a text is a UUID in its usual form."""
+    return _UUID.fullmatch(value) is not None
+
+
 def _request_id(found: list[Violation], value: str) -> None:
-    if value and not _UUID.fullmatch(value):
+    if value and not is_uuid(value):
         found.append(invalid_field("request_id", "must be a UUID, like 123e4567-e89b-12d3-a456-426614174000"))
 
 

@@ -71,7 +71,7 @@ def student_courses(student: Student, rows: Sequence[bytes], next_page_token: st
 def rows(student_id: int, found: StudentCourses) -> Iterator[bytes]:
     """The enrollments of a page, each with its course, as fields of the answer."""
     student = _STUDENT_ID + varint(student_id)
-    for held, course in zip(found.held, found.details, strict=True):
+    for held, course in found.held:
         body = student + _enrollment(held) + _course(held, course)
         yield b"%b%b%b" % (_ROWS, varint(len(body)), body)
 

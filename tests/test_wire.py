@@ -54,7 +54,7 @@ def test_hand_encoded_answer_equals_the_message(
     student: Student, pairs: list[tuple[HeldCourse, Course]], token: str
 ) -> None:
     held, details = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    rows = list(wire.rows(student.student_id, StudentCourses(student, held, details)))
+    rows = list(wire.rows(student.student_id, StudentCourses(student, pairs)))
 
     encoded = wire.student_courses(student, rows, token)
 

@@ -78,6 +78,30 @@ async def read_courses(connection: DriverConnection, course_ids: Iterable[int]) 
     return {one.course.course_id: one for one in found}
 
 
+async def read_details(
+    connection: DriverConnection, versions: Iterable[tuple[int, int]], memory: CourseMemory
+) -> dict[int, CourseRow]:
+    """The details of courses by id, remembered or read.
+
+    Args:
+        connection: where to read what is not remembered.
+        versions: ids and versions as another statement has just seen them; what is read may be newer, or gone.
+        memory: what is remembered, and from now on what was read too.
+    """
+    details: dict[int, CourseRow] = {}
+    unknown = []
+    for course_id, version in versions:
+        course = memory.get(course_id, version)
+        if course is None:
+            unknown.append(course_id)
+        else:
+            details[course_id] = course
+    for course_id, read in (await read_courses(connection, unknown)).items():
+        details[course_id] = read.course
+        memory.put(read.course)
+    return details
+
+
 def _create() -> Prepared:
     rows = rows_of(
         codes=text, titles=text, descriptions=text, capacities=_integer, waitlist_capacities=_integer,

@@ -115,7 +115,7 @@ async def read_student_courses(
     columns = zip(*unique, strict=True)
     found = {}
     for row in await _read_student_courses.fetch(connection, *columns, range(len(unique))):
-        held = [HeldCourse(*one) for one in zip(*row[_ARRAYS:], strict=True)] if row[_ARRAYS] else []
+        held = list(map(HeldCourse._make, zip(*row[_ARRAYS:], strict=True))) if row[_ARRAYS] else []
         found[unique[row[0]]] = (StudentRow(*row[_STUDENT]), held)
     return found
 

@@ -79,7 +79,7 @@ async def lock_seats(connection: DriverConnection, course_ids: Iterable[int]) ->
     ids = sorted(course_ids)
     if not ids:
         return []
-    return [LockedSeats(*row) for row in await _lock_seats.fetch(connection, ids)]
+    return list(map(LockedSeats._make, await _lock_seats.fetch(connection, ids)))
 
 
 # --- load -------------------------------------------------------------------------------------------------------
