@@ -110,10 +110,10 @@ class Batcher(Generic[Item, Answer]):
 
     async def _serve(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
-            results: Sequence[Answer | Exception] = await self._run([item for item, _ in batch])
+            results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            results = [error] * len(batch)
-        for (_, answer), result in zip(batch, results, strict=True):
+            results = [(one, error) for one in batch]
+        for (_, answer), result in results:
             if answer.done():
                 continue
             if isinstance(result, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +22,11 @@ class StartService(Protocol):
     """Starts a service on the test's database; keyword arguments are settings."""
 
     async def __call__(self, clock: Any = None, **settings: Any) -> Service: ...
+
+
+def pytest_configure() -> None:
+    """A SIGTERM ends the tests as Ctrl-C does, so that no server of theirs is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +107,12 @@ async def clock(connection: Connection) -> Clock:
     made = Clock(connection)
     await made.create()
     return made
+
+
+@pytest.fixture
+async def timed_client(start_service: StartService, clock: Clock) -> Client:
+    """A client of a service that goes by the test's clock."""
+    return (await start_service(clock=clock.column)).client
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +97,17 @@ async def connected(url: str) -> AsyncIterator[Connection]:
 
 
 def migrate(url: str) -> None:
-    """Migrates a database with the project's own code, which runs an event loop: so in a thread that has none."""
+    """Migrates a database with the project's own code."""
+    in_thread(lambda: run_migrations(url))
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    """Does something that runs an event loop of its own, as migrations do: in a thread that has none."""
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_migrations(url)
+            work()
         except BaseException as error:  # noqa: BLE001 - raised again where it is seen
             failures.append(error)
 

@@ -96,7 +96,7 @@ class ServiceLog:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The same, line by line."""
-        return [json.loads(line) for line in self.text.splitlines()]
+        return [json.loads(line) for line in self.text.split("\n") if line]
 
     def calls(self, method: str) -> list[dict[str, Any]]:
         """The lines about calls of a method."""

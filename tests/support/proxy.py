@@ -1,0 +1,81 @@
+"""A small TCP proxy before PostgreSQL, so that a connection can break exactly where a test wants it to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Proxy:
+    """Passes bytes on in both directions until it is told to do otherwise."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.refusing = False
+        # Whoever sends this to the database loses the connection: before it is passed on, or after.
+        self.cut_before: bytes | None = None
+        self.cut_after: bytes | None = None
+        self.cuts = 0
+
+    async def serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        """Serves one connection."""
+        if self.refusing:
+            client_writer.close()
+            return
+        reader, writer = await asyncio.open_connection(*self._target)
+        self._writers |= {client_writer, writer}
+        try:
+            await asyncio.gather(
+                self._pass_on(client_reader, writer, client_writer), self._pass_on(reader, client_writer, None)
+            )
+        finally:
+            for one in (client_writer, writer):
+                one.close()
+                self._writers.discard(one)
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: asyncio.StreamWriter | None
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if back is not None and self.cut_before and self.cut_before in data:
+                    self._cut(back)
+                    break
+                # Closed towards the client first: it must not read an answer that the test says is lost.
+                if back is not None and self.cut_after and self.cut_after in data:
+                    self._cut(back)
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+    def _cut(self, writer: asyncio.StreamWriter) -> None:
+        self.cuts += 1
+        self.cut_before = self.cut_after = None
+        writer.transport.abort()
+
+    def refuse(self) -> None:
+        """Breaks all connections and accepts no new ones."""
+        self.refusing = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def proxied(database_url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before a database, and the database's URL through it."""
+    parts = urlsplit(database_url)
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    login = parts.netloc.rpartition("@")[0]
+    query = "&".join(filter(None, [parts.query, "sslmode=disable"]))
+    try:
+        yield proxy, urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}", query=query))
+    finally:
+        server.close()
+        proxy.refuse()
+        await server.wait_closed()

@@ -1,0 +1,118 @@
+"""Stopping a server process: whoever is being served is served to the end, whatever signals come meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import grpc
+import pytest
+
+from tests.support.client import SERVICE, Client
+from tests.support.databases import Connection
+from tests.support.locks import held, until_waiting
+from tests.support.processes import Processes
+from tests.support.refusals import refusal_of
+
+
+async def enroll_until_refused(client: Client, student_ids: list[int], course_id: int) -> tuple[list[int], list[str]]:
+    """One call after the other; the students that were enrolled, and the codes of the calls that failed."""
+    enrolled, failed = [], []
+    for student_id in student_ids:
+        try:
+            await client.enroll(student_id, course_id)
+            enrolled.append(student_id)
+        except grpc.aio.AioRpcError as error:
+            failed.append(error.code().name)
+    return enrolled, failed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_server_under_load_stops_without_losing_an_answer(
+    processes: Processes, connection: Connection, number: signal.Signals
+) -> None:
+    process, client = await processes.start()
+    course_id = (await client.create_course()).course_id
+    students = await client.students(400)
+    callers = [asyncio.create_task(enroll_until_refused(client, students[index::8], course_id)) for index in range(8)]
+    seated = "SELECT count(*) FROM student_courses"
+    while await connection.fetchval(seated) < 30:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.002)
+    process.signal(number)
+    results = await asyncio.gather(*callers)
+    assert await process.ended() == 0
+
+    enrolled = {student_id for some, _ in results for student_id in some}
+    stored = {row["student_id"] for row in await connection.fetch("SELECT student_id FROM student_courses")}
+    assert enrolled <= stored
+    failures = [code for _, some in results for code in some]
+    assert failures, "the load ended before the signal"
+    # CANCELLED: it arrived while the connection was being closed, and gRPC never gave it to a method.
+    assert set(failures) <= {"UNAVAILABLE", "CANCELLED"}
+    begun = [line["code"] for line in process.log if line.get("method") == "EnrollStudent"]
+    assert begun == ["OK"] * len(enrolled)
+    assert [line["event"] for line in process.log if line["event"] != "call"][-2:] == ["draining", "stopped"]
+    assert process.errors == ""
+
+
+async def test_a_second_signal_does_not_cut_the_drain_short(
+    processes: Processes, database_url: str, connection: Connection
+) -> None:
+    process, client = await processes.start()
+    (student_id,), (course_id,) = await client.students(1), await client.courses(1)
+    async with held(database_url, course_id) as observer:
+        under_way = asyncio.create_task(client.enroll(student_id, course_id))
+        await until_waiting(observer)
+        process.signal(signal.SIGTERM)
+        await refuses_newcomers(await processes.client(process))
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGINT)
+        # Time enough to die of it; that it does not cannot be waited for.
+        await asyncio.sleep(0.3)
+        assert process.process.poll() is None
+    (enrolled,) = await under_way
+    assert enrolled.student_id == student_id
+    assert await process.ended() == 0
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 1
+
+
+async def refuses_newcomers(client: Client) -> None:
+    """Returns once a new connection is no longer served."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await client.health(SERVICE, patience=0.5)
+            except grpc.aio.AioRpcError:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_drain_does_not_wait_longer_than_the_grace(processes: Processes, database_url: str) -> None:
+    process, client = await processes.start(SHUTDOWN_GRACE="0.2", LOCK_TIMEOUT_MS="1500")
+    (student_id,), (course_id,) = await client.students(1), await client.courses(1)
+    async with held(database_url, course_id) as observer:
+        under_way = asyncio.create_task(client.enroll(student_id, course_id))
+        await until_waiting(observer)
+        process.signal(signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await under_way
+        assert failure.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert await process.ended() == 0
+
+
+async def test_a_server_says_that_it_stops_before_it_refuses_calls(processes: Processes) -> None:
+    process, client = await processes.start(SHUTDOWN_DELAY="1")
+    process.signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        while await client.health(SERVICE) == 1:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+    assert (await client.create_student()).student_id
+    assert await process.ended() == 0
+
+
+async def test_after_the_drain_a_caller_is_told_to_go_elsewhere(processes: Processes) -> None:
+    process, client = await processes.start()
+    assert await process.stop() == 0
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await client.create_student()
+    assert refusal_of(failure.value).code == "UNAVAILABLE"
