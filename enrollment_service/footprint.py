@@ -35,6 +35,8 @@ class Footprint:
     capacities: dict[int, int | None] = field(default_factory=dict)
     updated_students: set[int] = field(default_factory=set)
     deleted_students: set[int] = field(default_factory=set)
+    # Their enrollments, as far as they are known before anything is locked.
+    held: set[Pair] = field(default_factory=set)
 
     @classmethod
     def of(cls, commands: Iterable[Command]) -> Footprint:
@@ -76,7 +78,8 @@ class Footprint:
 
     def add_held(self, pairs: Iterable[Pair]) -> None:
         """Adds the enrollments of students who may be deleted."""
-        for _, course_id in pairs:
+        for student_id, course_id in pairs:
+            self.held.add((student_id, course_id))
             self.courses.add(course_id)
             self.leaving[course_id] += 1
 

@@ -70,7 +70,7 @@ async def _with_details(
 async def _load_held(connection: DriverConnection, state: State, footprint: Footprint) -> None:
     """The enrollments of students to be deleted, read again now that nobody can add any."""
     held = await seats.load_held(connection, footprint.deleted_students)
-    if any(one.course_id not in state.seats for one in held):
+    if any((one.student_id, one.course_id) not in footprint.held for one in held):
         raise StaleFootprintError
     _know(state, held)
 

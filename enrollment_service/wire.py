@@ -28,12 +28,18 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-_SMALL = [_varint(value) for value in range(1 << 14)]
+# All numbers of up to 14 bits: as they end a varint, and as they begin one that goes on.
+_LAST = [_varint(value) for value in range(1 << 14)]
+_MORE = [bytes((value & 127 | 128, value >> 7 | 128)) for value in range(1 << 14)]
 
 
 def varint(value: int) -> bytes:
-    """A number of 0 or more as protobuf's varint."""
-    return _SMALL[value] if value < 1 << 14 else _varint(value)
+    """A number of 0 or more as protobuf's varint, 14 bits at a time."""
+    if value < 1 << 14:
+        return _LAST[value]
+    if value < 1 << 28:
+        return _MORE[value & 0x3FFF] + _LAST[value >> 14]
+    return _MORE[value & 0x3FFF] + varint(value >> 14)
 
 
 def _tag(field: int, wire_type: int) -> bytes:
@@ -73,17 +79,19 @@ def rows(student_id: int, found: StudentCourses) -> Iterator[bytes]:
     student = _STUDENT_ID + varint(student_id)
     for held, course in found.held:
         body = student + _enrollment(held) + _course(held, course)
-        yield b"%b%b%b" % (_ROWS, varint(len(body)), body)
+        yield _ROWS + varint(len(body)) + body
 
 
 def _enrollment(held: HeldCourse) -> bytes:
+    position = _POSITION + varint(held.waitlist_position) if held.waitlist_position else b""
     entered = _timestamp(held.enroll_time)
     created = entered if held.create_time is None else _timestamp(held.create_time)
     etag = b"%d" % held.sequence
-    position = _POSITION + varint(held.waitlist_position) if held.waitlist_position else b""
-    return b"%b%b%b%b%b%b%c%b%b%c%b%b%c%b" % (
-        _COURSE_ID, varint(held.course_id), _STATE, varint(held.state), position,
-        _ENROLL_TIME, len(entered), entered, _CREATE_TIME, len(created), created, _ETAG, len(etag), etag,
+    return b"".join(
+        (
+            _COURSE_ID, varint(held.course_id), _STATE, _LAST[held.state], position,
+            _ENROLL_TIME, entered, _CREATE_TIME, created, _ETAG, _LAST[len(etag)], etag,
+        )
     )  # fmt: skip
 
 
@@ -92,7 +100,7 @@ def _course(held: HeldCourse, course: Course) -> bytes:
     counts = _ENROLLED + varint(held.enrolled_count) if held.enrolled_count else b""
     if held.waitlisted_count:
         counts += _WAITLISTED + varint(held.waitlisted_count)
-    return b"%b%b%b%b" % (_COURSE_FIELD, varint(len(details) + len(counts)), details, counts)
+    return b"".join((_COURSE_FIELD, varint(len(details) + len(counts)), details, counts))
 
 
 @lru_cache(maxsize=20_000)
@@ -101,8 +109,9 @@ def _details(course: Course) -> bytes:
 
 
 def _timestamp(moment: datetime) -> bytes:
+    """A timestamp with its length before it, as a field of a message wants it."""
     since = moment - _EPOCH
-    seconds = varint(since.days * 86_400 + since.seconds)
-    if not since.microseconds:
-        return _SECONDS + seconds
-    return b"%b%b%b%b" % (_SECONDS, seconds, _NANOS, varint(since.microseconds * 1_000))
+    encoded = _SECONDS + varint(since.days * 86_400 + since.seconds)
+    if since.microseconds:
+        encoded += _NANOS + varint(since.microseconds * 1_000)
+    return _LAST[len(encoded)] + encoded
