@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import pytest
 
+from enrollment_service.store.engine import Lane, build_engine
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, embedded_server
 from tests.support.processes import Processes, processes_on
-from tests.support.services import Clock, Service, ServiceLog, service_on
+from tests.support.services import Clock, Service, ServiceLog, service_on, settings_for
 from tests.support.verification import wrong_in
 
 
@@ -113,6 +114,16 @@ async def clock(connection: Connection) -> Clock:
 async def timed_client(start_service: StartService, clock: Clock) -> Client:
     """A client of a service that goes by the test's clock."""
     return (await start_service(clock=clock.column)).client
+
+
+@pytest.fixture
+async def lane(database_url: str) -> AsyncIterator[Lane]:
+    """A connection such as the writer's."""
+    engine = build_engine(settings_for(database_url))
+    made = Lane(engine)
+    yield made
+    await made.close()
+    await engine.dispose()
 
 
 @pytest.fixture
