@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 # Callers who have just been answered are likely to ask again at once. A batch waits for as many as there were before,
 # but leaves when so many turns of the event loop brought nobody, or after so many seconds. A fixed pause would fill
 # batches as well, but a few callers in flight would pay for it on every call; a lone caller waits for nobody.
-QUIET_TURNS = 100
+QUIET_TURNS = 40
 LONGEST_WAIT = 0.003
 
 

@@ -28,18 +28,17 @@ async def lock_and_load(
     """The state that the commands are decided on; everything they may change is locked until the transaction ends.
 
     Locks are taken in the same order by everybody (seat rows, then students, each ascending), so batches cannot
-    deadlock; what is loaded is read by later statements than the locks it relies on.
+    deadlock; what is loaded is as it stands once the locks that it relies on are held.
     """
     footprint = Footprint.of(commands)
     footprint.add_held(
         (one.student_id, one.course_id) for one in await seats.load_held(connection, footprint.deleted_students)
     )
-    locked = await seats.lock_seats(connection, footprint.courses)
+    loaded = await seats.lock_and_load(connection, footprint.courses, footprint.pairs, clock)
     full_students = await _lock_students(connection, footprint)
-    pairs = await seats.load_pairs(connection, footprint.pairs, clock)
-    state = State(now=pairs.now, missing_students=set(pairs.missing_students), students=full_students)
-    state.seats = await _with_details(connection, locked, memory)
-    _know(state, pairs.enrollments)
+    state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=full_students)
+    state.seats = await _with_details(connection, loaded.seats, memory)
+    _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
     return state

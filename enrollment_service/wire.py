@@ -13,7 +13,6 @@ from functools import lru_cache
 from enrollment_service import convert
 from enrollment_service.domain import Course, Student
 from enrollment_service.reader import StudentCourses
-from enrollment_service.store.rosters import HeldCourse
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,29 +77,35 @@ def rows(student_id: int, found: StudentCourses) -> Iterator[bytes]:
     """The enrollments of a page, each with its course, as fields of the answer."""
     student = _STUDENT_ID + varint(student_id)
     for held, course in found.held:
-        body = student + _enrollment(held) + _course(held, course)
-        yield _ROWS + varint(len(body)) + body
-
-
-def _enrollment(held: HeldCourse) -> bytes:
-    position = _POSITION + varint(held.waitlist_position) if held.waitlist_position else b""
-    entered = _timestamp(held.enroll_time)
-    created = entered if held.create_time is None else _timestamp(held.create_time)
-    etag = b"%d" % held.sequence
-    return b"".join(
-        (
-            _COURSE_ID, varint(held.course_id), _STATE, _LAST[held.state], position,
-            _ENROLL_TIME, entered, _CREATE_TIME, created, _ETAG, _LAST[len(etag)], etag,
+        course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
+        details = _details(course)
+        counts = _ENROLLED + varint(enrolled) if enrolled else b""
+        if waitlisted:
+            counts += _WAITLISTED + varint(waitlisted)
+        entered = _timestamp(enroll_time)
+        etag = b"%d" % sequence
+        body = b"".join(
+            (
+                student,
+                _COURSE_ID,
+                varint(course_id),
+                _STATE,
+                _LAST[state],
+                _POSITION + varint(position) if position else b"",
+                _ENROLL_TIME,
+                entered,
+                _CREATE_TIME,
+                entered if create_time is None else _timestamp(create_time),
+                _ETAG,
+                _LAST[len(etag)],
+                etag,
+                _COURSE_FIELD,
+                varint(len(details) + len(counts)),
+                details,
+                counts,
+            )
         )
-    )  # fmt: skip
-
-
-def _course(held: HeldCourse, course: Course) -> bytes:
-    details = _details(course)
-    counts = _ENROLLED + varint(held.enrolled_count) if held.enrolled_count else b""
-    if held.waitlisted_count:
-        counts += _WAITLISTED + varint(held.waitlisted_count)
-    return b"".join((_COURSE_FIELD, varint(len(details) + len(counts)), details, counts))
+        yield _ROWS + varint(len(body)) + body
 
 
 @lru_cache(maxsize=20_000)

@@ -6,7 +6,7 @@ All set-based: arrays in, rows out. A list of one is the simple case of the same
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -64,73 +64,98 @@ class LockedSeats(NamedTuple):
 
 
 _seat_columns = [getattr(CourseSeats, name) for name in LockedSeats._fields]
-
-_lock_seats = Prepared(
-    select(*_seat_columns)
-    .where(CourseSeats.course_id == any_(array("course_ids")))
-    .order_by(CourseSeats.course_id)
-    .with_for_update(key_share=True),
-    "course_ids",
-)
-
-
-async def lock_seats(connection: DriverConnection, course_ids: Iterable[int]) -> list[LockedSeats]:
-    """Locks the seat rows of the courses that exist, in ascending order, until the transaction ends."""
-    ids = sorted(course_ids)
-    if not ids:
-        return []
-    return list(map(LockedSeats._make, await _lock_seats.fetch(connection, ids)))
+_wanted = CourseSeats.course_id == any_(array("course_ids"))
+_locking = select(*_seat_columns).where(_wanted).order_by(CourseSeats.course_id).with_for_update(key_share=True)
 
 
 # --- load -------------------------------------------------------------------------------------------------------
 
 
-class LoadedPairs(NamedTuple):
-    """What stands in the database about pairs of students and courses, and the time after the locks were taken."""
+class Loaded(NamedTuple):
+    """Locked seat rows, the live enrollments among pairs, students that do not exist, and the time after all that."""
 
     now: datetime
+    seats: Sequence[LockedSeats]
     missing_students: Sequence[int]
     enrollments: Sequence[EnrollmentRow]
 
 
-@lru_cache
-def _load_pairs(clock: ColumnElement[datetime]) -> Prepared:
-    pairs = rows_of(student_ids=bigint, course_ids=bigint)
+_PAIR_COLUMNS = [
+    Enrollment.student_id,
+    Enrollment.course_id,
+    Enrollment.state,
+    Enrollment.enroll_time,
+    Enrollment.create_time,
+    Enrollment.sequence,
+]
+_SEATS = slice(1, 1 + len(_seat_columns))
+_SEEN = slice(_SEATS.stop, _SEATS.stop + 2)
+_PAIRS = slice(_SEEN.stop, None)
+
+
+def _in_arrays(source: Any, name: str) -> Any:
+    """The columns of a query as arrays, in one row."""
+    return select(*(func.array_agg(each).label(f"{name}_{each.key}") for each in source.c)).subquery(name)
+
+
+def _pairs_in_arrays() -> Any:
+    """Which students of the pairs are missing, and the live enrollments among the pairs."""
+    pairs = rows_of(student_ids=bigint, pair_course_ids=bigint)
     found = Enrollment.state.is_not(None)
-    columns = [
-        Enrollment.student_id,
-        Enrollment.course_id,
-        Enrollment.state,
-        Enrollment.enroll_time,
-        Enrollment.create_time,
-        Enrollment.sequence,
-    ]
     source = pairs.outerjoin(Student, Student.id == pairs.c.student_ids).outerjoin(
         Enrollment,
-        (Enrollment.student_id == pairs.c.student_ids) & (Enrollment.course_id == pairs.c.course_ids),
+        (Enrollment.student_id == pairs.c.student_ids) & (Enrollment.course_id == pairs.c.pair_course_ids),
     )
+    return select(
+        func.array_agg(pairs.c.student_ids).filter(Student.id.is_(None)).label("missing"),
+        *(func.array_agg(each).filter(found).label(each.key) for each in _PAIR_COLUMNS),
+    ).select_from(source)
+
+
+@lru_cache
+def _lock_and_load(clock: ColumnElement[datetime]) -> Prepared:
+    locked = _in_arrays(_locking.cte("locked"), "seats")
+    seen = _in_arrays(select(CourseSeats.course_id, CourseSeats.last_sequence).where(_wanted).subquery(), "seen")
+    pairs = _pairs_in_arrays().subquery("pairs")
     return Prepared(
-        select(
-            clock.label("now"),
-            func.array_agg(pairs.c.student_ids).filter(Student.id.is_(None)).label("missing"),
-            *(func.array_agg(each).filter(found).label(each.key) for each in columns),
-        ).select_from(source),
-        "student_ids",
+        select(clock.label("now"), *locked.c, *seen.c, *pairs.c).select_from(
+            locked.join(seen, true()).join(pairs, true())
+        ),
         "course_ids",
+        "student_ids",
+        "pair_course_ids",
     )
 
 
-async def load_pairs(
-    connection: DriverConnection, pairs: Iterable[Pair], clock: ColumnElement[datetime]
-) -> LoadedPairs:
-    """The live enrollments among the pairs, the students that do not exist, and the database's time."""
-    student_ids, course_ids = _transposed(pairs) or ((), ())
-    now, missing, *columns = await _load_pairs(clock).fetch_one(connection, student_ids, course_ids)
-    found = [
-        EnrollmentRow(student, course, state, 0, entered, created, sequence)
-        for student, course, state, entered, created, sequence in zip(*(each or () for each in columns), strict=True)
-    ]
-    return LoadedPairs(now, missing or (), found)
+_load_pairs = Prepared(_pairs_in_arrays(), "student_ids", "pair_course_ids")
+
+
+async def lock_and_load(
+    connection: DriverConnection, course_ids: Iterable[int], pairs: Iterable[Pair], clock: ColumnElement[datetime]
+) -> Loaded:
+    """Locks the seat rows of the courses that exist, in ascending order, and loads the pairs.
+
+    One statement locks and reads: the locked rows come as they are now, everything else as it was when the statement
+    began. Whoever changes a pair moves its course's sequence on; so where no sequence has moved in between, the pairs
+    are as they are now too. Where one has, because another batch held the lock, they are read again.
+    """
+    parameters = _transposed(pairs) or ((), ())
+    row = await _lock_and_load(clock).fetch_one(connection, sorted(course_ids), *parameters)
+    locked = list(map(LockedSeats._make, _rows_in(row[_SEATS])))
+    missing, *columns = row[_PAIRS]
+    if dict(_rows_in(row[_SEEN])) != {one.course_id: one.last_sequence for one in locked}:
+        missing, *columns = await _load_pairs.fetch_one(connection, *parameters)
+    return Loaded(row[0], locked, missing or (), [_as_enrollment(one) for one in _rows_in(columns)])
+
+
+def _rows_in(columns: Sequence[Sequence[Any] | None]) -> Iterator[tuple[Any, ...]]:
+    """Columns as rows; arrays over no row are NULL."""
+    return zip(*(each or () for each in columns), strict=True)
+
+
+def _as_enrollment(row: tuple[Any, ...]) -> EnrollmentRow:
+    student_id, course_id, state, entered, created, sequence = row
+    return EnrollmentRow(student_id, course_id, state, 0, entered, created, sequence)
 
 
 _enrollment_columns = [

@@ -30,16 +30,15 @@ PAUSE = 0.001
 
 def unordered() -> None:
     """Batches lock the seat rows of their courses one by one and in any order."""
-    in_order = seats.lock_seats
+    in_order = seats.lock_and_load
 
-    async def in_disorder(connection: Any, course_ids: Collection[int]) -> list[seats.LockedSeats]:
-        locked = []
+    async def in_disorder(connection: Any, course_ids: Collection[int], *others: Any) -> seats.Loaded:
         for course_id in random.sample(sorted(course_ids), len(course_ids)):
-            locked += await in_order(connection, [course_id])
+            await in_order(connection, [course_id], *others)
             await asyncio.sleep(PAUSE)
-        return locked
+        return await in_order(connection, course_ids, *others)
 
-    vars(seats)["lock_seats"] = in_disorder
+    vars(seats)["lock_and_load"] = in_disorder
 
 
 def unclaimed() -> None:
