@@ -75,7 +75,7 @@ def health(timeout: float) -> None:
     """Ask the server on ENROLLMENT_LISTEN whether it serves; exit status 0 if so."""
     from enrollment_service.health import check
 
-    sys.exit(check(read_settings().listen, timeout))
+    sys.exit(check(read_settings().address, timeout))
 
 
 @cli.command()
@@ -98,7 +98,7 @@ def import_(file: Path, waitlist: bool, chunk_size: int, rejected: Path | None) 
     """
     from enrollment_service.import_file import run
 
-    sys.exit(run(file, read_settings().listen, waitlist=waitlist, chunk_size=chunk_size, rejected=rejected))
+    sys.exit(run(file, read_settings().address, waitlist=waitlist, chunk_size=chunk_size, rejected=rejected))
 
 
 @cli.command()
@@ -116,10 +116,11 @@ def dev() -> None:
 
 def _serve_for_development(settings: Settings) -> None:
     run_migrations(settings.database_url)
-    address = settings.listen.replace("0.0.0.0:", "127.0.0.1:")
     click.echo("Try it from another terminal:", err=True)
     for method, request in FIRST_CALLS.items():
-        click.echo(f"  grpcurl -plaintext -d '{request}' {address} enrollment.v1.EnrollmentService/{method}", err=True)
+        click.echo(
+            f"  grpcurl -plaintext -d '{request}' {settings.address} enrollment.v1.EnrollmentService/{method}", err=True
+        )
     run_server(settings)
 
 

@@ -74,6 +74,13 @@ class Settings(BaseSettings):
             return False
 
     @property
+    def address(self) -> str:
+        """Where a client on this machine reaches the server."""
+        host, _, port = self.listen.rpartition(":")
+        local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        return f"{local}:{port}"
+
+    @property
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection

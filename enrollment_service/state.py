@@ -207,14 +207,15 @@ class State:
         return [self.seats[course_id] for course_id in sorted(self.touched_courses)]
 
     def _enter(self, student_id: int, seats: Seats, state: int, cause: Cause) -> Enrollment:
+        course_id = seats.course_id
+        pair = (student_id, course_id)
         position = seats.waitlisted_count if state == WAITLISTED else 0
-        self.existed.setdefault((student_id, seats.course_id), False)
-        self.touched_courses.add(seats.course_id)
+        self.existed.setdefault(pair, False)
+        self.touched_courses.add(course_id)
         event = self._log(seats, student_id, NO_STATE, state, position, cause)
-        enrollment = Enrollment(
-            student_id, seats.course_id, state, position, event.event_time, event.event_time, event.sequence
-        )
-        self.enrollments[student_id, seats.course_id] = enrollment
+        since = event.event_time
+        enrollment = Enrollment(student_id, course_id, state, position, since, since, event.sequence)
+        self.enrollments[pair] = enrollment
         return enrollment
 
     def _touch(self, enrollment: Enrollment, seats: Seats) -> None:

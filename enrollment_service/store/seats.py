@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -224,6 +225,7 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
 MANY = 500
 
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
+_as_row = itemgetter(*map(EnrollmentRow._fields.index, _ROW_COLUMNS))
 
 
 def _insert_rows(rows: Any) -> CTE:
@@ -361,10 +363,6 @@ async def _copy(
     connection: DriverConnection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
 ) -> None:
     await connection.copy_records_to_table(table, columns=columns, records=rows)
-
-
-def _as_row(one: EnrollmentRow) -> tuple[Any, ...]:
-    return one.student_id, one.course_id, one.state, one.sequence, one.enroll_time, one.create_time
 
 
 def _as_counts(seats: Seats) -> tuple[Any, ...]:
