@@ -10,7 +10,7 @@ from sqlalchemy.sql.expression import ColumnElement
 from enrollment_service import outcomes
 from enrollment_service.commands import Answer, Command, EnrollmentsAnswer
 from enrollment_service.errors import EnrollmentError, Reason
-from enrollment_service.loading import StaleFootprintError, lock_and_load
+from enrollment_service.loading import lock_and_load
 from enrollment_service.rules import decide
 from enrollment_service.state import State
 from enrollment_service.store import courses, requests, seats, students
@@ -135,6 +135,3 @@ def _reused() -> EnrollmentError:
         "was used before for another method or payload; use a new one",
         field="request_id",
     )
-
-
-__all__ = ["StaleFootprintError", "run_batch"]

@@ -26,7 +26,6 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 Request = TypeVar("Request", bound=Message)
 Context = ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Awaitable[Any]]
-StreamMethod = Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]
 
 # Fields of requests that may be logged: ids of ours and of the caller, nothing else.
 LOGGED_FIELDS = (

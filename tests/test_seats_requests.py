@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from enrollment_service import housekeeping
 from enrollment_service.housekeeping import purge_expired
+from enrollment_service.store import requests
 from enrollment_service.store.engine import build_engine
 from enrollment_service.store.requests import purge
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -284,3 +285,28 @@ async def test_old_request_ids_are_forgotten_in_small_steps(
         await client.enroll(students[0], course_id, request_id=ids[0])
     (again,) = await client.enroll(students[5], course_id, request_id=ids[5])
     assert again.etag == "6"
+
+
+async def test_an_id_that_is_purged_while_it_is_looked_up_is_claimed_anew(
+    client: Client, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the call would take effect without a record, and its retry would take effect again."""
+    (student,) = await client.students(1)
+    course = (await client.create_course()).course_id
+    request_id = str(uuid.uuid4())
+    await client.enroll(student, course, request_id=request_id)
+    await client.unenroll(student, course)
+    read = requests._read_recorded
+
+    class PurgedJustBefore:
+        async def fetch(self, *arguments: Any) -> Any:
+            await connection.execute("DELETE FROM requests")
+            monkeypatch.setattr(requests, "_read_recorded", read)
+            return await read.fetch(*arguments)
+
+    monkeypatch.setattr(requests, "_read_recorded", PurgedJustBefore())
+    anew = await client.enroll(student, course, request_id=request_id)
+
+    assert await connection.fetchval("SELECT count(*) FROM requests WHERE outcome IS NOT NULL") == 1
+    assert [one.etag for one in await client.enroll(student, course, request_id=request_id)] == [anew[0].etag]
+    assert await connection.fetchval("SELECT count(*) FROM enrollment_events") == 3

@@ -100,7 +100,10 @@ async def claim(connection: DriverConnection, fingerprints: Mapping[Key, bytes])
     if not lost:
         return {}
     found = await _read_recorded.fetch(connection, *_columns(lost))
-    return {(actor, request_id): Recorded(fingerprint, outcome) for actor, request_id, fingerprint, outcome in found}
+    recorded = {(actor, request_id): Recorded(*kept) for actor, request_id, *kept in found}
+    # What was there a moment ago may have been purged since, and is free again.
+    free = {key: fingerprints[key] for key in lost if key not in recorded}
+    return recorded | await claim(connection, free) if free else recorded
 
 
 async def record(connection: DriverConnection, outcomes: Mapping[Key, str]) -> None:
