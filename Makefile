@@ -58,7 +58,7 @@ check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and 
 	  diff -u "enrollment_service/v1/$${stub##*/}" "$$stub" || { echo "Run: make stubs" >&2; exit 1; }; \
 	done
 	@echo "Comparing the migrations with the models"
-	@$(BIN)/python -m enrollment_service.embedded sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
+	@$(BIN)/python -m dev.postgres sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
 
 stubs: $(INSTALLED) ## Generate the stubs from the proto
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/$(PROTO)

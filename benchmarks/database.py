@@ -17,7 +17,7 @@ import asyncpg
 from benchmarks import dataset
 from benchmarks.contestants import PROJECT
 from benchmarks.scale import Scale
-from enrollment_service.embedded import EmbeddedPostgres
+from dev.postgres import EmbeddedPostgres
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from enrollment_service.embedded import EmbeddedPostgres
+from dev.postgres import EmbeddedPostgres
 
 _START_SECONDS = 30
 _DRAIN_SECONDS = 20

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from enrollment_service.settings import Settings
-from enrollment_service.store.engine import driver_url
+from enrollment_service.store.database import driver_url
 from enrollment_service.store.models import Base
 
 # Any number, as long as every migrator uses the same.
@@ -25,7 +25,7 @@ def database_url() -> str:
     configured = context.config.attributes.get("database_url") or Settings().database_url
     if configured:
         return str(configured)
-    from enrollment_service.embedded import EmbeddedPostgres
+    from dev.postgres import EmbeddedPostgres
 
     return EmbeddedPostgres().ensure_running()
 

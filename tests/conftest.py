@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from enrollment_service.store.engine import Lane, build_engine
+from enrollment_service.store.database import Lane, build_engine
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, embedded_server
 from tests.support.processes import Processes, processes_on

@@ -14,13 +14,13 @@ from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.expression import ColumnElement
 
-from enrollment_service.domain import CountedCourse, NewCourse
-from enrollment_service.domain import Course as CourseRow
-from enrollment_service.store.engine import DriverConnection
+from enrollment_service.domain.records import CountedCourse, NewCourse
+from enrollment_service.domain.records import Course as CourseRow
+from enrollment_service.store.database import DriverConnection
 from enrollment_service.store.models import Course, CourseSeats
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
-from enrollment_service.store.prepared import Prepared, array, bigint, next_id, text, timestamp
 from enrollment_service.store.seats import rows_of
+from enrollment_service.store.statements import Prepared, array, bigint, next_id, text, timestamp
 
 _integer = Integer()
 

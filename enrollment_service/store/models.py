@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
-from enrollment_service.domain import ENROLLED, WAITLISTED
+from enrollment_service.domain.records import ENROLLED, WAITLISTED
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -10,10 +10,10 @@ from sqlalchemy import Interval, Text, Uuid, bindparam, cast, delete, func, sele
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
-from enrollment_service.store.engine import DriverConnection
+from enrollment_service.store.database import DriverConnection
 from enrollment_service.store.models import Request
-from enrollment_service.store.prepared import Prepared, bigint, text
 from enrollment_service.store.seats import rows_of
+from enrollment_service.store.statements import Prepared, bigint, text
 
 Key = tuple[str, UUID]
 

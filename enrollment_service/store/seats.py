@@ -28,12 +28,12 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from enrollment_service.domain import WAITLISTED, Event
-from enrollment_service.domain import Enrollment as EnrollmentRow
-from enrollment_service.state import Pair, Seats, State
-from enrollment_service.store.engine import DriverConnection
+from enrollment_service.domain.records import WAITLISTED, Event
+from enrollment_service.domain.records import Enrollment as EnrollmentRow
+from enrollment_service.domain.state import Pair, Seats, State
+from enrollment_service.store.database import DriverConnection
 from enrollment_service.store.models import CourseSeats, Enrollment, EnrollmentEvent, Student
-from enrollment_service.store.prepared import Prepared, array, bigint, constant, smallint, text, timestamp
+from enrollment_service.store.statements import Prepared, array, bigint, constant, smallint, text, timestamp
 
 _integer = Integer()
 _uuid = Uuid()

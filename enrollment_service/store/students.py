@@ -8,13 +8,13 @@ from sqlalchemy import any_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from enrollment_service.domain import NewStudent
-from enrollment_service.domain import Student as StudentRow
-from enrollment_service.store.engine import DriverConnection
+from enrollment_service.domain.records import NewStudent
+from enrollment_service.domain.records import Student as StudentRow
+from enrollment_service.store.database import DriverConnection
 from enrollment_service.store.models import Student
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
-from enrollment_service.store.prepared import Prepared, array, bigint, next_id, text, timestamp
 from enrollment_service.store.seats import rows_of
+from enrollment_service.store.statements import Prepared, array, bigint, next_id, text, timestamp
 
 student_columns = [
     Student.id,

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from enrollment_service import rules
-from enrollment_service.__main__ import cli
+from enrollment_service.cli.main import cli
+from enrollment_service.domain import rules
 from enrollment_service.store import requests, seats
 from tests.support.lockless import forget_the_lock
 

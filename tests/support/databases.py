@@ -21,8 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from enrollment_service.__main__ import run_migrations
-from enrollment_service.embedded import EmbeddedPostgres
+from dev.postgres import EmbeddedPostgres
+from enrollment_service.cli.main import run_migrations
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from enrollment_service.__main__ import cli
+from enrollment_service.cli.main import cli
 from enrollment_service.store import seats
 from enrollment_service.store.models import CourseSeats
 

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import DateTime, literal_column
 from sqlalchemy.sql.expression import ColumnElement
 
-from enrollment_service import logs
-from enrollment_service.server import Server, serving
+from enrollment_service.app import Server, serving
 from enrollment_service.settings import Settings
+from enrollment_service.telemetry import logs
 from tests.support.client import Client, client_of
 from tests.support.databases import Connection
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enrollment_service.store.engine import build_engine
-from enrollment_service.verify import Finding, verify
+from enrollment_service.store.checks import Finding, verify
+from enrollment_service.store.database import build_engine
 from tests.support.databases import connected
 from tests.support.services import settings_for
 

@@ -1,0 +1,1 @@
+"""What a developer's machine needs beside the service: a real PostgreSQL, and `make run`. Never in production."""

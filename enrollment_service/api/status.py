@@ -1,0 +1,128 @@
+"""From an error to a `google.rpc.Status`, in one place: all that a caller ever learns of a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from enrollment_service.domain.errors import EnrollmentError, Reason, Violation
+
+DOMAIN = "enrollment.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+MOST_VIOLATIONS = 20
+# Peers refuse metadata beyond 8 KB or so; the status travels base64-encoded beside the message.
+MOST_DETAIL_BYTES = 4096
+
+RETRY_SECONDS = {
+    Reason.OVERLOADED: 1,
+    Reason.RATE_LIMITED: 1,
+    Reason.DATABASE_UNAVAILABLE: 1,
+    Reason.SHUTTING_DOWN: 1,
+}
+
+_BY_CODE = {
+    grpc.StatusCode.INVALID_ARGUMENT: (
+        Reason.INVALID_FIELD,
+        Reason.MALFORMED_REQUEST,
+        Reason.PAGE_TOKEN_INVALID,
+        Reason.RESUME_TOKEN_INVALID,
+        Reason.REQUEST_ID_REUSED,
+    ),
+    grpc.StatusCode.NOT_FOUND: (Reason.STUDENT_NOT_FOUND, Reason.COURSE_NOT_FOUND, Reason.NOT_ENROLLED),
+    grpc.StatusCode.ALREADY_EXISTS: (
+        Reason.ALREADY_ENROLLED,
+        Reason.ALREADY_WAITLISTED,
+        Reason.EMAIL_TAKEN,
+        Reason.CODE_TAKEN,
+    ),
+    grpc.StatusCode.FAILED_PRECONDITION: (
+        Reason.COURSE_FULL,
+        Reason.WAITLIST_FULL,
+        Reason.ENROLLMENT_NOT_OPEN,
+        Reason.ENROLLMENT_CLOSED,
+        Reason.CAPACITY_BELOW_ENROLLED,
+        Reason.TOO_MANY_REMOVALS,
+        Reason.HAS_ENROLLMENTS,
+    ),
+    grpc.StatusCode.ABORTED: (Reason.ETAG_MISMATCH,),
+    grpc.StatusCode.OUT_OF_RANGE: (Reason.RESUME_TOKEN_EXPIRED,),
+    grpc.StatusCode.UNAUTHENTICATED: (Reason.UNAUTHENTICATED,),
+    grpc.StatusCode.PERMISSION_DENIED: (Reason.PERMISSION_DENIED,),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (Reason.OVERLOADED, Reason.RATE_LIMITED),
+    grpc.StatusCode.UNAVAILABLE: (Reason.DATABASE_UNAVAILABLE, Reason.SHUTTING_DOWN),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_EXCEEDED,),
+    grpc.StatusCode.UNIMPLEMENTED: (Reason.UNIMPLEMENTED,),
+    grpc.StatusCode.INTERNAL: (Reason.INTERNAL,),
+}
+CODES = {reason: code for code, reasons in _BY_CODE.items() for reason in reasons}
+
+_RESOURCE_TYPES = {"students": "enrollment.v1.Student", "courses": "enrollment.v1.Course"}
+
+
+def status_of(error: EnrollmentError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
+    """The code, the message and the whole status of an error."""
+    code = CODES[error.reason]
+    status = status_pb2.Status(code=code.value[0], message=_message(error))
+    shown = list(error.violations[:MOST_VIOLATIONS])
+    while True:
+        del status.details[:]
+        for detail in _details(code, error, shown):
+            status.details.add().Pack(detail)
+        if len(shown) <= 1 or status.ByteSize() <= MOST_DETAIL_BYTES:
+            return code, status.message, status
+        shown = shown[: len(shown) // 2]
+
+
+def metadata_of(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
+    """The trailing metadata that carries a status."""
+    return ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def _message(error: EnrollmentError) -> str:
+    first = error.violations[0]
+    if first.reason in (Reason.INVALID_FIELD, Reason.PAGE_TOKEN_INVALID, Reason.REQUEST_ID_REUSED):
+        return f"{first.subject}: {first.text}"
+    return first.text
+
+
+def _details(code: grpc.StatusCode, error: EnrollmentError, shown: Sequence[Violation]) -> list[Any]:
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(shown[0].observed))
+    if len(error.violations) > 1:
+        info.metadata["violation_count"] = str(len(error.violations))
+    details = [info]
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        details.append(_bad_request(shown))
+    elif code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.ABORTED):
+        details.extend(map(_resource, shown))
+    elif code is grpc.StatusCode.FAILED_PRECONDITION:
+        details.append(_precondition(shown))
+    if error.reason in RETRY_SECONDS:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.seconds = RETRY_SECONDS[error.reason]
+        details.append(retry)
+    return details
+
+
+def _bad_request(violations: Sequence[Violation]) -> Any:
+    request = error_details_pb2.BadRequest()
+    for one in violations:
+        request.field_violations.add(field=one.subject, description=one.text, reason=one.reason)
+    return request
+
+
+def _resource(violation: Violation) -> Any:
+    resource = error_details_pb2.ResourceInfo(resource_name=violation.subject, description=violation.text)
+    kinds = violation.subject.split("/")[0::2]
+    resource.resource_type = "enrollment.v1.Enrollment" if len(kinds) > 1 else _RESOURCE_TYPES.get(kinds[0], "")
+    return resource
+
+
+def _precondition(violations: Sequence[Violation]) -> Any:
+    failure = error_details_pb2.PreconditionFailure()
+    for one in violations:
+        observed = " ".join(f"{key}={value}" for key, value in one.observed.items() if not key.endswith("_id"))
+        failure.violations.add(type=one.reason, subject=one.subject, description=f"{one.text} {observed}".rstrip())
+    return failure

@@ -1,0 +1,122 @@
+"""The answer of ListStudentCourses, encoded by hand: the one answer so large that building messages costs most of it.
+
+What never changes of a course is encoded once per version; a row then costs a few joins of bytes. A test holds the
+result equal to what the messages in `messages.py` encode to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from enrollment_service.api import messages
+from enrollment_service.domain.records import Course, Student
+from enrollment_service.engine.reader import StudentCourses
+from enrollment_service.v1 import enrollment_pb2 as pb
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+# All numbers of up to 14 bits: as they end a varint, and as they begin one that goes on.
+_LAST = [_varint(value) for value in range(1 << 14)]
+_MORE = [bytes((value & 127 | 128, value >> 7 | 128)) for value in range(1 << 14)]
+
+
+def varint(value: int) -> bytes:
+    """A number of 0 or more as protobuf's varint, 14 bits at a time."""
+    if value < 1 << 14:
+        return _LAST[value]
+    if value < 1 << 28:
+        return _MORE[value & 0x3FFF] + _LAST[value >> 14]
+    return _MORE[value & 0x3FFF] + varint(value >> 14)
+
+
+def _tag(field: int, wire_type: int) -> bytes:
+    return _varint(field << 3 | wire_type)
+
+
+def _tags(message: type[object]) -> dict[str, bytes]:
+    """The tag of every field, from the descriptor, so that the proto stays the only place with numbers."""
+    fields = message.DESCRIPTOR.fields  # type: ignore[attr-defined]
+    return {
+        field.name: _tag(field.number, 2 if field.cpp_type in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE) else 0)
+        for field in fields
+    }
+
+
+_RESPONSE = _tags(pb.ListStudentCoursesResponse)
+_ENROLLMENT = _tags(pb.Enrollment)
+_COURSE = _tags(pb.Course)
+_SECONDS, _NANOS = _tag(1, 0), _tag(2, 0)  # google.protobuf.Timestamp
+
+_STUDENT_ID, _COURSE_ID = _ENROLLMENT["student_id"], _ENROLLMENT["course_id"]
+_STATE, _POSITION = _ENROLLMENT["state"], _ENROLLMENT["waitlist_position"]
+_ENROLL_TIME, _CREATE_TIME = _ENROLLMENT["enroll_time"], _ENROLLMENT["create_time"]
+_ETAG, _COURSE_FIELD = _ENROLLMENT["etag"], _ENROLLMENT["course"]
+_ENROLLED, _WAITLISTED = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
+_ROWS = _RESPONSE["enrollments"]
+
+
+def student_courses(student: Student, rows: Sequence[bytes], next_page_token: str) -> bytes:
+    """The whole answer, of rows that `row` has encoded."""
+    head = pb.ListStudentCoursesResponse(student=messages.student_message(student), next_page_token=next_page_token)
+    return b"".join([head.SerializeToString(), *rows])
+
+
+def rows(student_id: int, found: StudentCourses) -> Iterator[bytes]:
+    """The enrollments of a page, each with its course, as fields of the answer."""
+    student = _STUDENT_ID + varint(student_id)
+    for held, course in found.held:
+        course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
+        details = _details(course)
+        counts = _ENROLLED + varint(enrolled) if enrolled else b""
+        if waitlisted:
+            counts += _WAITLISTED + varint(waitlisted)
+        entered = _timestamp(enroll_time)
+        etag = b"%d" % sequence
+        body = b"".join(
+            (
+                student,
+                _COURSE_ID,
+                varint(course_id),
+                _STATE,
+                _LAST[state],
+                _POSITION + varint(position) if position else b"",
+                _ENROLL_TIME,
+                entered,
+                _CREATE_TIME,
+                entered if create_time is None else _timestamp(create_time),
+                _ETAG,
+                _LAST[len(etag)],
+                etag,
+                _COURSE_FIELD,
+                varint(len(details) + len(counts)),
+                details,
+                counts,
+            )
+        )
+        yield _ROWS + varint(len(body)) + body
+
+
+@lru_cache(maxsize=20_000)
+def _details(course: Course) -> bytes:
+    return messages.details_message(course).SerializeToString()
+
+
+def _timestamp(moment: datetime) -> bytes:
+    """A timestamp with its length before it, as a field of a message wants it."""
+    since = moment - _EPOCH
+    encoded = _SECONDS + varint(since.days * 86_400 + since.seconds)
+    if since.microseconds:
+        encoded += _NANOS + varint(since.microseconds * 1_000)
+    return _LAST[len(encoded)] + encoded

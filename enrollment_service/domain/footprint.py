@@ -1,0 +1,122 @@
+"""What a batch of commands touches: which rows to lock and how much to load before anything can be decided. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from enrollment_service.domain.commands import (
+    Command,
+    DeleteCourse,
+    DeleteStudent,
+    Enroll,
+    Import,
+    Reconcile,
+    Swap,
+    Unenroll,
+    UpdateCourse,
+    UpdateStudent,
+)
+from enrollment_service.domain.state import Pair, Seats
+
+
+@dataclass(slots=True)
+class Footprint:
+    """The rows that the commands of a batch look at or change."""
+
+    courses: set[int] = field(default_factory=set)
+    pairs: set[Pair] = field(default_factory=set)
+    # Courses of which everybody must be known.
+    rosters: set[int] = field(default_factory=set)
+    # How many may leave each course: so many seats can become free, or so many waiters go.
+    leaving: Counter[int] = field(default_factory=Counter)
+    # Courses whose seat rules change, and the largest capacity they are given (None: no limit).
+    capacities: dict[int, int | None] = field(default_factory=dict)
+    updated_students: set[int] = field(default_factory=set)
+    deleted_students: set[int] = field(default_factory=set)
+    # Their enrollments, as far as they are known before anything is locked.
+    held: set[Pair] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, commands: Iterable[Command]) -> Footprint:
+        """The footprint of commands that are decided together."""
+        footprint = cls()
+        for command in commands:
+            footprint._add(command)
+        return footprint
+
+    def _add(self, command: Command) -> None:
+        self.courses.update(command.course_ids)
+        match command:
+            case Enroll():
+                self.pairs.update((command.student_id, course_id) for course_id in command.courses)
+            case Import():
+                self.pairs.update(zip(command.student_ids, command.courses, strict=True))
+            case Unenroll():
+                self.pairs.add((command.student_id, command.course_id))
+                self.leaving[command.course_id] += 1
+            case Swap():
+                self.pairs.update((command.student_id, course_id) for course_id in command.course_ids)
+                self.leaving[command.from_course_id] += 1
+            case Reconcile():
+                self.pairs.update((student_id, command.course_id) for student_id in command.student_ids)
+                self.rosters.add(command.course_id)
+            case DeleteCourse():
+                self.rosters.add(command.course_id)
+            case UpdateCourse():
+                self._add_update(command)
+            case UpdateStudent():
+                self.updated_students.add(command.student_id)
+            case DeleteStudent():
+                self.deleted_students.add(command.student_id)
+
+    def _add_update(self, command: UpdateCourse) -> None:
+        capacity = command.changes.get("capacity", 0)
+        known = self.capacities.get(command.course_id, 0)
+        self.capacities[command.course_id] = None if capacity is None or known is None else max(capacity, known)
+
+    def add_held(self, pairs: Iterable[Pair]) -> None:
+        """Adds the enrollments of students who may be deleted."""
+        for student_id, course_id in pairs:
+            self.held.add((student_id, course_id))
+            self.courses.add(course_id)
+            self.leaving[course_id] += 1
+
+    def waiters_needed(self, seats: Mapping[int, Seats]) -> dict[int, int]:
+        """How many waiters of which locked courses may be promoted or leave."""
+        needed = {}
+        for course_id in {*self.leaving, *self.capacities} - self.rosters:
+            one = seats.get(course_id)
+            if one is None or not one.waitlisted_count:
+                continue
+            largest = _larger(one.capacity, self.capacities.get(course_id, 0))
+            free = one.waitlisted_count if largest is None else max(0, largest - one.enrolled_count)
+            needed[course_id] = min(one.waitlisted_count, free + self.leaving[course_id])
+        return needed
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def rounds(commands: Sequence[Command]) -> list[list[int]]:
+    """The indices of commands in groups that may share a transaction, first come first.
+
+    Commands that may break a unique key go alone. Two payloads under one request_id go one after the other, because
+    what becomes of the second depends on whether the first was refused.
+    """
+    together: list[int] = []
+    apart: list[list[int]] = []
+    seen: dict[object, bytes] = {}
+    for index, command in enumerate(commands):
+        if command.recorded:
+            fingerprint = command.fingerprint()
+            if seen.setdefault((command.actor, command.request_id), fingerprint) != fingerprint:
+                apart.append([index])
+                continue
+        if command.alone:
+            apart.append([index])
+        else:
+            together.append(index)
+    return [together, *apart] if together else apart

@@ -1,0 +1,443 @@
+"""The rules of enrollment, all of them and nowhere else: who gets a seat, who waits, who is refused and why.
+
+`decide` is pure: it works on a state that was loaded for it and returns answers; the changes stand in the state
+afterwards. Each rule checks in the contract's order (found, not there already, etag, preconditions), names every
+violation of the first step that has any, and only then changes something. So a refusal never leaves a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from enrollment_service.domain.commands import (
+    Answer,
+    Command,
+    DeleteCourse,
+    DeleteStudent,
+    Done,
+    Enroll,
+    EnrollmentsAnswer,
+    Import,
+    ImportAnswer,
+    Reconcile,
+    ReconcileAnswer,
+    Swap,
+    Unenroll,
+    UpdateCourse,
+    UpdateStudent,
+)
+from enrollment_service.domain.errors import (
+    EnrollmentError,
+    Reason,
+    Violation,
+    course_not_found,
+    etag_mismatch,
+    invalid_field,
+    not_enrolled,
+    student_not_found,
+)
+from enrollment_service.domain.records import (
+    DROPPED,
+    ENROLLED,
+    STATE_NAMES,
+    WAITLISTED,
+    CountedCourse,
+    Enrollment,
+    Student,
+)
+from enrollment_service.domain.state import Cause, Seats, State
+
+
+def decide(state: State, commands: Sequence[Command]) -> list[Answer | EnrollmentError]:
+    """The answer to each command, decided in order, each on what the ones before it left."""
+    return [_decide_one(state, command) for command in commands]
+
+
+def _decide_one(state: State, command: Command) -> Answer | EnrollmentError:
+    if getattr(command, "validate_only", False):
+        state = state.copy()
+    try:
+        return _RULES[type(command)](state, command)
+    except EnrollmentError as refusal:
+        return refusal
+
+
+# --- entering and leaving ---------------------------------------------------------------------------------------
+
+
+def enroll(state: State, command: Enroll) -> EnrollmentsAnswer:
+    """A student enters several courses or none."""
+    _refuse_if(_missing(state, command.student_id, command.courses))
+    courses = [state.seats[course_id] for course_id in command.courses]
+    _refuse_if([found for seats in courses for found in _already_in(state, command.student_id, seats)])
+    _refuse_if([found for seats in courses for found in entry_violations(seats, state.now, command.waitlist)])
+    cause = _cause(command)
+    entered = tuple(_enter(state, command.student_id, seats, cause) for seats in courses)
+    return EnrollmentsAnswer(entered, tuple(seats.counted for seats in courses))
+
+
+def unenroll(state: State, command: Unenroll) -> EnrollmentsAnswer:
+    """A student leaves a course or its waitlist; the first waiter takes the seat."""
+    _refuse_if(_missing(state, command.student_id, command.course_ids))
+    enrollment = state.enrollments.get((command.student_id, command.course_id))
+    if enrollment is None:
+        if command.allow_missing:
+            return EnrollmentsAnswer((_never_enrolled(command),))
+        raise EnrollmentError([not_enrolled(command.student_id, command.course_id)])
+    if command.etag and command.etag != enrollment.etag:
+        raise etag_mismatch(
+            f"students/{command.student_id}/courses/{command.course_id}",
+            "course_id",
+            command.course_id,
+            enrollment.etag,
+        )
+    seats = state.seats[command.course_id]
+    cause = _cause(command)
+    dropped = state.drop(enrollment, seats, cause)
+    state.promote(seats, cause)
+    return EnrollmentsAnswer((dropped,), (seats.counted,))
+
+
+def swap(state: State, command: Swap) -> EnrollmentsAnswer:
+    """A student leaves one course and takes a free seat in another, or nothing changes."""
+    leaving = state.enrollments.get((command.student_id, command.from_course_id))
+    missing = _missing(state, command.student_id, command.course_ids)
+    if leaving is None and not {f"students/{command.student_id}", f"courses/{command.from_course_id}"} & {
+        violation.subject for violation in missing
+    }:
+        missing.insert(0, not_enrolled(command.student_id, command.from_course_id))
+    _refuse_if(missing)
+    assert leaving is not None
+    source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
+    _refuse_if(_already_in(state, command.student_id, target))
+    _refuse_if(entry_violations(target, state.now, waitlist=False))
+    cause = _cause(command, "swap")
+    dropped = state.drop(leaving, source, cause)
+    state.promote(source, cause)
+    entered = state.seat(command.student_id, target, cause)
+    return EnrollmentsAnswer((dropped, entered), (source.counted, target.counted))
+
+
+def import_rows(state: State, command: Import) -> ImportAnswer:
+    """Many students enter many courses, row by row; what a row is refused for is reported, not raised."""
+    cause = _cause(command, "import")
+    counts = {ENROLLED: 0, WAITLISTED: 0}
+    already = 0
+    rejected: list[tuple[int, Reason]] = []
+    for index, pair in enumerate(zip(command.student_ids, command.courses, strict=True)):
+        student_id, course_id = pair
+        seats = state.seats.get(course_id)
+        if student_id in state.missing_students:
+            rejected.append((index, Reason.STUDENT_NOT_FOUND))
+        elif seats is None:
+            rejected.append((index, Reason.COURSE_NOT_FOUND))
+        elif pair in state.enrollments:
+            already += 1
+        elif violations := entry_violations(seats, state.now, command.waitlist):
+            rejected.append((index, violations[0].reason))
+        else:
+            counts[_enter(state, student_id, seats, cause).state] += 1
+    return ImportAnswer(counts[ENROLLED], counts[WAITLISTED], already, tuple(rejected))
+
+
+def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
+    """The enrolled students of a course become exactly the wanted ones, or nothing changes.
+
+    Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted.
+    """
+    _refuse_if(
+        [student_not_found(one) for one in command.student_ids if one in state.missing_students]
+        + ([] if command.course_id in state.seats else [course_not_found(command.course_id)])
+    )
+    seats = state.seats[command.course_id]
+    wanted = set(command.student_ids)
+    present = state.enrollments_of(course_id=command.course_id)
+    leaving = [one for one in present if one.student_id not in wanted]
+    staying = {one.student_id for one in present if one.state == ENROLLED} & wanted
+    _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
+    cause = _cause(command, "reconcile")
+    for enrollment in leaving:
+        state.drop(enrollment, seats, cause)
+        if enrollment.state == ENROLLED:
+            state.promote(seats, cause)
+    for student_id in sorted(wanted):
+        if (student_id, seats.course_id) not in state.enrollments:
+            state.seat(student_id, seats, cause)
+    return ReconcileAnswer(
+        added=tuple(sorted(wanted - staying)),
+        removed=tuple(sorted(one.student_id for one in leaving)),
+        unchanged_count=len(staying),
+    )
+
+
+# --- courses and students ---------------------------------------------------------------------------------------
+
+
+def update_course(state: State, command: UpdateCourse) -> CountedCourse:
+    """Fields of a course change; seats that this frees or opens go to the waiters at once."""
+    _refuse_if(_missing_courses(state, command.course_ids))
+    seats = state.seats[command.course_id]
+    _check_course_etag(seats, command.etag)
+    wanted = seats.course._replace(**_seat_rules(seats))._replace(**command.changes)
+    _refuse_if(_window_order(wanted.enroll_open_time, wanted.enroll_close_time))
+    _refuse_if(_capacity_below(seats, wanted.capacity))
+    if wanted != seats.course:
+        state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now))
+    state.promote(seats, _cause(command))
+    return seats.counted
+
+
+def delete_course(state: State, command: DeleteCourse) -> Done:
+    """A course goes; with force everybody in it is dropped, waiters first, and nobody is promoted."""
+    _refuse_if(_missing_courses(state, command.course_ids))
+    seats = state.seats[command.course_id]
+    _check_course_etag(seats, command.etag)
+    if not command.force:
+        _refuse_if(_has_enrollments(f"courses/{command.course_id}", seats.enrolled_count, seats.waitlisted_count))
+    cause = _cause(command, "course_deleted")
+    for enrollment in state.enrollments_of(course_id=command.course_id):
+        state.drop(enrollment, seats, cause)
+    state.delete_course(command.course_id)
+    return Done()
+
+
+def update_student(state: State, command: UpdateStudent) -> Student:
+    """Fields of a student change."""
+    student = _student(state, command.student_id, command.etag)
+    wanted = student._replace(**command.changes)
+    if wanted == student:
+        return student
+    wanted = wanted._replace(version=student.version + 1, update_time=state.now)
+    state.change_student(wanted)
+    return wanted
+
+
+def delete_student(state: State, command: DeleteStudent) -> Done:
+    """A student goes; with force all enrollments are dropped and the seats go to the waiters."""
+    _student(state, command.student_id, command.etag)
+    held = state.enrollments_of(student_id=command.student_id)
+    if not command.force:
+        waiting = sum(one.state == WAITLISTED for one in held)
+        _refuse_if(_has_enrollments(f"students/{command.student_id}", len(held) - waiting, waiting))
+    cause = _cause(command, "student_deleted")
+    for enrollment in held:
+        seats = state.seats[enrollment.course_id]
+        state.drop(enrollment, seats, cause)
+        state.promote(seats, cause)
+    state.delete_student(command.student_id)
+    return Done()
+
+
+_RULES: dict[type[Command], Callable[[State, Any], Answer]] = {
+    Enroll: enroll,
+    Unenroll: unenroll,
+    Swap: swap,
+    Import: import_rows,
+    Reconcile: reconcile,
+    UpdateCourse: update_course,
+    DeleteCourse: delete_course,
+    UpdateStudent: update_student,
+    DeleteStudent: delete_student,
+}
+
+
+# --- single rules -----------------------------------------------------------------------------------------------
+
+
+def entry_violations(seats: Seats, now: datetime, waitlist: bool) -> list[Violation]:
+    """Why a newcomer cannot enter a course now: the window, then the seats. Empty: there is a place."""
+    violations: list[Violation] = []
+    if seats.enroll_open_time is not None and now < seats.enroll_open_time:
+        violations.append(
+            _course_violation(
+                Reason.ENROLLMENT_NOT_OPEN,
+                seats,
+                "Enrollment has not opened yet.",
+                enroll_open_time=_timestamp(seats.enroll_open_time),
+            )
+        )
+    if seats.enroll_close_time is not None and now >= seats.enroll_close_time:
+        violations.append(
+            _course_violation(
+                Reason.ENROLLMENT_CLOSED,
+                seats,
+                "Enrollment has closed.",
+                enroll_close_time=_timestamp(seats.enroll_close_time),
+            )
+        )
+    if not _seat_is_free(seats):
+        if not waitlist:
+            violations.append(_course_full(seats))
+        elif seats.waitlisted_count >= seats.waitlist_capacity:
+            violations.append(
+                _course_violation(
+                    Reason.WAITLIST_FULL,
+                    seats,
+                    "The course and its waitlist are full.",
+                    enrolled=seats.enrolled_count,
+                    capacity=seats.capacity,
+                    waitlisted=seats.waitlisted_count,
+                    waitlist_capacity=seats.waitlist_capacity,
+                )
+            )
+    return violations
+
+
+def _seat_is_free(seats: Seats) -> bool:
+    """A free seat is a newcomer's only if nobody waits for it."""
+    return seats.waitlisted_count == 0 and seats.has_room
+
+
+def _enter(state: State, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
+    return (state.seat if _seat_is_free(seats) else state.queue)(student_id, seats, cause)
+
+
+def _course_full(seats: Seats) -> Violation:
+    return _course_violation(
+        Reason.COURSE_FULL,
+        seats,
+        "The course is full.",
+        enrolled=seats.enrolled_count,
+        capacity="unlimited" if seats.capacity is None else seats.capacity,
+        **({"waitlisted": seats.waitlisted_count} if seats.waitlisted_count else {}),
+    )
+
+
+def _already_in(state: State, student_id: int, seats: Seats) -> list[Violation]:
+    enrollment = state.enrollments.get((student_id, seats.course_id))
+    if enrollment is None:
+        return []
+    if enrollment.state == ENROLLED:
+        reason, text = Reason.ALREADY_ENROLLED, "The student is already enrolled in the course."
+    else:
+        reason, text = Reason.ALREADY_WAITLISTED, "The student already waits for the course."
+    return [
+        _course_violation(
+            reason, seats, text, student_id=student_id, state=STATE_NAMES[enrollment.state], etag=enrollment.etag
+        )
+    ]
+
+
+def _missing(state: State, student_id: int, course_ids: Sequence[int]) -> list[Violation]:
+    student = [student_not_found(student_id)] if student_id in state.missing_students else []
+    return student + _missing_courses(state, course_ids)
+
+
+def _missing_courses(state: State, course_ids: Sequence[int]) -> list[Violation]:
+    return [course_not_found(course_id) for course_id in course_ids if course_id not in state.seats]
+
+
+def _student(state: State, student_id: int, etag: str) -> Student:
+    student = state.students.get(student_id)
+    if student is None:
+        raise EnrollmentError([student_not_found(student_id)])
+    if etag and etag != student.etag:
+        raise etag_mismatch(f"students/{student_id}", "student_id", student_id, student.etag)
+    return student
+
+
+def _check_course_etag(seats: Seats, etag: str) -> None:
+    if etag and etag != seats.course.etag:
+        raise etag_mismatch(f"courses/{seats.course_id}", "course_id", seats.course_id, seats.course.etag)
+
+
+def _seat_rules(seats: Seats) -> dict[str, Any]:
+    """The locked row decides, not the details that were read or remembered with it."""
+    return {
+        "capacity": seats.capacity,
+        "waitlist_capacity": seats.waitlist_capacity,
+        "enroll_open_time": seats.enroll_open_time,
+        "enroll_close_time": seats.enroll_close_time,
+    }
+
+
+def _window_order(opens: datetime | None, closes: datetime | None) -> list[Violation]:
+    if opens is None or closes is None or opens < closes:
+        return []
+    return [invalid_field("course.enroll_close_time", "must be after enroll_open_time")]
+
+
+def _capacity_below(seats: Seats, capacity: int | None) -> list[Violation]:
+    if capacity is None or capacity >= seats.enrolled_count:
+        return []
+    return [
+        _course_violation(
+            Reason.CAPACITY_BELOW_ENROLLED,
+            seats,
+            "More students are enrolled than the new capacity allows.",
+            enrolled=seats.enrolled_count,
+            capacity=capacity,
+        )
+    ]
+
+
+def _has_enrollments(subject: str, enrolled: int, waiting: int) -> list[Violation]:
+    if not enrolled + waiting:
+        return []
+    kind, _, identifier = subject.partition("/")
+    observed = {f"{kind[:-1]}_id": identifier, "enrolled": str(enrolled), "waitlisted": str(waiting)}
+    text = "There are enrolled or waiting students; remove them, or delete with force."
+    if kind == "students":
+        text = "The student is enrolled or waits somewhere; unenroll first, or delete with force."
+    return [Violation(Reason.HAS_ENROLLMENTS, subject, text, observed)]
+
+
+def _brake(seats: Seats, removals: int, most: int) -> list[Violation]:
+    if removals <= most:
+        return []
+    return [
+        _course_violation(
+            Reason.TOO_MANY_REMOVALS,
+            seats,
+            "The wanted roster would remove more students than allowed.",
+            removals=removals,
+            max_removals=most,
+        )
+    ]
+
+
+def _roster_room(state: State, seats: Seats, wanted: set[int], staying: set[int]) -> list[Violation]:
+    """Whether everybody wanted can have a seat once everybody else has left."""
+    if wanted == staying:
+        return []
+    emptied = seats.copy()
+    emptied.enrolled_count = len(staying)
+    emptied.waitlisted_count = 0
+    violations = entry_violations(emptied, state.now, waitlist=True)
+    window = [one for one in violations if one.reason is not Reason.WAITLIST_FULL]
+    if seats.capacity is not None and len(wanted) > seats.capacity:
+        window.append(
+            _course_violation(
+                Reason.COURSE_FULL,
+                seats,
+                "The wanted roster has more students than the course has seats.",
+                wanted=len(wanted),
+                enrolled=seats.enrolled_count,
+                capacity=seats.capacity,
+            )
+        )
+    return window
+
+
+def _course_violation(reason: Reason, seats: Seats, text: str, **observed: object) -> Violation:
+    shown = {"course_id": str(seats.course_id)} | {key: str(value) for key, value in observed.items()}
+    return Violation(reason, f"courses/{seats.course_id}", text, shown)
+
+
+def _never_enrolled(command: Unenroll) -> Enrollment:
+    return Enrollment(command.student_id, command.course_id, DROPPED, 0, None, None, 0)
+
+
+def _cause(command: Command, otherwise: str = "") -> Cause:
+    return Cause(command.request_id, command.actor, command.reason or otherwise)
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _refuse_if(violations: Sequence[Violation]) -> None:
+    if violations:
+        raise EnrollmentError(violations)

@@ -1,0 +1,241 @@
+"""The working state of one batch: what was loaded, the transitions an enrollment can make, and what they changed.
+
+Pure: no I/O, no clock, no randomness. When a transition is allowed is said in `rules.py`; here it is only made
+sure that each one keeps rows, counts, queue and event log in step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from enrollment_service.domain.records import (
+    DROPPED,
+    ENROLLED,
+    NO_STATE,
+    WAITLISTED,
+    CountedCourse,
+    Course,
+    Enrollment,
+    Event,
+    Student,
+)
+
+Pair = tuple[int, int]
+PROMOTION = "waitlist_promotion"
+
+
+class Cause(NamedTuple):
+    """Whom and what the event log names for a transition."""
+
+    request_id: UUID | None
+    actor: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Seats:
+    """The seat row of a course, locked by this batch; the counts are those after the commands decided so far.
+
+    `queue` holds the first waiters in order: all of them if `queue_whole`, else at least as many as seats can
+    become free in this batch plus waiters that can leave.
+    """
+
+    course_id: int
+    course: Course
+    capacity: int | None
+    waitlist_capacity: int
+    enroll_open_time: datetime | None
+    enroll_close_time: datetime | None
+    enrolled_count: int
+    waitlisted_count: int
+    last_sequence: int
+    last_event_time: datetime | None
+    queue: deque[int] = field(default_factory=deque)
+    queue_whole: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer sit in the course than may."""
+        return self.capacity is None or self.enrolled_count < self.capacity
+
+    @property
+    def counted(self) -> CountedCourse:
+        """The course with its counts right now."""
+        return CountedCourse(self.course, self.enrolled_count, self.waitlisted_count)
+
+    def copy(self) -> Seats:
+        """A row to try things on."""
+        return replace(self, queue=deque(self.queue))
+
+
+@dataclass(slots=True)
+class State:
+    """Everything `decide` may look at, and the log of what it did."""
+
+    now: datetime
+    seats: dict[int, Seats] = field(default_factory=dict)
+    enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
+    students: dict[int, Student] = field(default_factory=dict)
+    missing_students: set[int] = field(default_factory=set)
+
+    events: list[Event] = field(default_factory=list)
+    # Whether the row of a touched pair was in the database before the batch.
+    existed: dict[Pair, bool] = field(default_factory=dict)
+    touched_courses: set[int] = field(default_factory=set)
+    changed_courses: set[int] = field(default_factory=set)
+    changed_students: set[int] = field(default_factory=set)
+    deleted_courses: set[int] = field(default_factory=set)
+    deleted_students: set[int] = field(default_factory=set)
+
+    def copy(self) -> State:
+        """A state to try a dry run on; what it changes is thrown away with it."""
+        return State(
+            now=self.now,
+            seats={course_id: seats.copy() for course_id, seats in self.seats.items()},
+            enrollments=dict(self.enrollments),
+            students=dict(self.students),
+            missing_students=set(self.missing_students),
+        )
+
+    def enrollments_of(self, *, student_id: int | None = None, course_id: int | None = None) -> list[Enrollment]:
+        """The live enrollments of a student, or in a course, waiters first, then by ids."""
+        found = [
+            enrollment
+            for (student, course), enrollment in self.enrollments.items()
+            if student == student_id or course == course_id
+        ]
+        return sorted(found, key=lambda one: (one.state != WAITLISTED, one.course_id, one.student_id))
+
+    def seat(self, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
+        """Gives a newcomer a seat."""
+        seats.enrolled_count += 1
+        return self._enter(student_id, seats, ENROLLED, cause)
+
+    def queue(self, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
+        """Puts a newcomer at the tail of the waitlist."""
+        seats.waitlisted_count += 1
+        if seats.queue_whole:
+            seats.queue.append(student_id)
+        return self._enter(student_id, seats, WAITLISTED, cause)
+
+    def drop(self, enrollment: Enrollment, seats: Seats, cause: Cause) -> Enrollment:
+        """Ends an enrollment; a seat that becomes free stays free until `promote`."""
+        if enrollment.state == WAITLISTED:
+            seats.waitlisted_count -= 1
+            if enrollment.student_id in seats.queue:
+                seats.queue.remove(enrollment.student_id)
+        else:
+            seats.enrolled_count -= 1
+        self._touch(enrollment, seats)
+        del self.enrollments[enrollment.student_id, enrollment.course_id]
+        event = self._log(seats, enrollment.student_id, enrollment.state, DROPPED, 0, cause)
+        return enrollment._replace(
+            state=DROPPED, waitlist_position=0, enroll_time=event.event_time, sequence=event.sequence
+        )
+
+    def promote(self, seats: Seats, cause: Cause) -> list[int]:
+        """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
+        promoted: list[int] = []
+        closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
+        cause = cause._replace(reason=PROMOTION)
+        while seats.waitlisted_count and seats.has_room and not closed:
+            student_id = seats.queue.popleft()
+            waiting = self.enrollments[student_id, seats.course_id]
+            self._touch(waiting, seats)
+            seats.waitlisted_count -= 1
+            seats.enrolled_count += 1
+            event = self._log(seats, student_id, WAITLISTED, ENROLLED, 0, cause)
+            self.enrollments[student_id, seats.course_id] = waiting._replace(
+                state=ENROLLED, waitlist_position=0, enroll_time=event.event_time, sequence=event.sequence
+            )
+            promoted.append(student_id)
+        return promoted
+
+    def change_course(self, seats: Seats, course: Course) -> None:
+        """Replaces what clients write of a course."""
+        seats.course = course
+        seats.capacity = course.capacity
+        seats.waitlist_capacity = course.waitlist_capacity
+        seats.enroll_open_time = course.enroll_open_time
+        seats.enroll_close_time = course.enroll_close_time
+        self.changed_courses.add(course.course_id)
+        self.touched_courses.add(course.course_id)
+
+    def delete_course(self, course_id: int) -> None:
+        """Removes a course that nobody is in any more."""
+        del self.seats[course_id]
+        self.touched_courses.discard(course_id)
+        self.changed_courses.discard(course_id)
+        self.deleted_courses.add(course_id)
+
+    def change_student(self, student: Student) -> None:
+        """Replaces what clients write of a student."""
+        self.students[student.student_id] = student
+        self.changed_students.add(student.student_id)
+
+    def delete_student(self, student_id: int) -> None:
+        """Removes a student who is in no course any more."""
+        del self.students[student_id]
+        self.changed_students.discard(student_id)
+        self.missing_students.add(student_id)
+        self.deleted_students.add(student_id)
+
+    def net_changes(self) -> tuple[list[Enrollment], list[Enrollment], list[Pair]]:
+        """What to insert, update and delete in `student_courses`: one change per pair, sorted by pair.
+
+        The order is that in which foreign keys lock the students, the same in every batch.
+        """
+        inserted: list[Enrollment] = []
+        updated: list[Enrollment] = []
+        deleted: list[Pair] = []
+        for pair in sorted(self.existed):
+            enrollment = self.enrollments.get(pair)
+            if enrollment is None:
+                if self.existed[pair]:
+                    deleted.append(pair)
+            else:
+                (updated if self.existed[pair] else inserted).append(enrollment)
+        return inserted, updated, deleted
+
+    def touched_seats(self) -> Iterable[Seats]:
+        """The seat rows to write back, by ascending id."""
+        return [self.seats[course_id] for course_id in sorted(self.touched_courses)]
+
+    def _enter(self, student_id: int, seats: Seats, state: int, cause: Cause) -> Enrollment:
+        course_id = seats.course_id
+        pair = (student_id, course_id)
+        position = seats.waitlisted_count if state == WAITLISTED else 0
+        self.existed.setdefault(pair, False)
+        self.touched_courses.add(course_id)
+        event = self._log(seats, student_id, NO_STATE, state, position, cause)
+        since = event.event_time
+        enrollment = Enrollment(student_id, course_id, state, position, since, since, event.sequence)
+        self.enrollments[pair] = enrollment
+        return enrollment
+
+    def _touch(self, enrollment: Enrollment, seats: Seats) -> None:
+        self.existed.setdefault((enrollment.student_id, enrollment.course_id), True)
+        self.touched_courses.add(seats.course_id)
+
+    def _log(self, seats: Seats, student_id: int, previous: int, state: int, position: int, cause: Cause) -> Event:
+        seats.last_sequence += 1
+        # The clock of a database may be set back; the log of a course may not.
+        if seats.last_event_time is None or self.now > seats.last_event_time:
+            seats.last_event_time = self.now
+        event = Event(
+            seats.course_id,
+            seats.last_sequence,
+            student_id,
+            previous,
+            state,
+            position,
+            seats.last_event_time,
+            *cause,
+        )
+        self.events.append(event)
+        return event

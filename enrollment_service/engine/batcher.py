@@ -1,0 +1,122 @@
+"""The natural batcher: while one batch is under way, newcomers queue; when it returns, they go as the next.
+
+Generic: knows nothing of enrollment, of SQL or of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from enrollment_service.domain.errors import Overloaded, ShuttingDown
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# Callers who have just been answered are likely to ask again at once. A batch waits for as many as there were before,
+# but leaves when so many turns of the event loop brought nobody, or after so many seconds. A fixed pause would fill
+# batches as well, but a few callers in flight would pay for it on every call; a lone caller waits for nobody.
+QUIET_TURNS = 40
+LONGEST_WAIT = 0.003
+
+
+class Batcher(Generic[Item, Answer]):
+    """Hands what is submitted to `run` in batches, one batch at a time, in order of arrival.
+
+    `run` answers item by item, an exception standing for a failure of that item alone. It runs in a task of its
+    own: a caller that goes away never cancels it. Who has gone before the batch forms is left out of it.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        most: int,
+        max_waiting: int,
+        weigh: Callable[[Item], int] = lambda _: 1,
+    ) -> None:
+        self._run = run
+        self._most = most
+        self._max_waiting = max_waiting
+        self._weigh = weigh
+        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+        self._expected = 1
+
+    async def submit(self, item: Item) -> Answer:
+        """The answer to one item.
+
+        Raises:
+            Overloaded: too many items wait already; nothing was done.
+            ShuttingDown: the batcher was closed; nothing was done.
+        """
+        if self._closed:
+            raise ShuttingDown
+        if len(self._queue) >= self._max_waiting:
+            raise Overloaded
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._queue.append((item, answer))
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return await answer
+
+    async def close(self) -> None:
+        """Refuses newcomers and waits until everybody in the queue has an answer."""
+        self._closed = True
+        while self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                await self._gather()
+                batch = self._form()
+                if batch:
+                    await self._serve(batch)
+                    self._expected = len(batch) + len(self._queue)
+        finally:
+            self._worker = None
+
+    async def _gather(self) -> None:
+        """Waits for callers who are just arriving, as many as were there before."""
+        expected = min(self._expected, self._most)
+        seen = len(self._queue)
+        if seen >= expected:
+            return
+        clock = asyncio.get_running_loop().time
+        latest = clock() + LONGEST_WAIT
+        quiet = 0
+        while quiet < QUIET_TURNS and seen < expected and clock() < latest:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._queue) == seen else 0
+            seen = len(self._queue)
+
+    def _form(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        weight = 0
+        while self._queue:
+            item, answer = self._queue[0]
+            if not answer.done():
+                weight += self._weigh(item)
+                if batch and weight > self._most:
+                    break
+                batch.append((item, answer))
+            self._queue.popleft()
+        return batch
+
+    async def _serve(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
+        except Exception as error:  # noqa: BLE001 - the callers are told
+            results = [(one, error) for one in batch]
+        for (_, answer), result in results:
+            if answer.done():
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)

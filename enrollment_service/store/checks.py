@@ -1,0 +1,318 @@
+"""Checks on a live database that every promise about enrollments holds: `python -m enrollment_service verify`.
+
+A table of named checks, each one set-based statement that returns the rows which break it, ids only. All see the same
+snapshot, lock nothing and write nothing. What may be done with what they find is left to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
+from enrollment_service.settings import Settings
+from enrollment_service.store.database import SCHEMA_REVISION, Fault, build_engine, fault_of, schema_revision
+
+MOST_EXAMPLES = 5
+# For the checks' own transaction: they read whole tables, which no call does, and sort them.
+_LIMITS = ("SET LOCAL statement_timeout = '15min'", "SET LOCAL work_mem = '128MB'")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A promise, and the statement that finds what breaks it. Its columns are ids."""
+
+    name: str
+    promise: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken promise: how many rows break it, and the ids of a few."""
+
+    check: Check
+    count: int
+    examples: tuple[Mapping[str, Any], ...]
+
+    def __str__(self) -> str:
+        rows = "; ".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in self.examples)
+        return f"{self.count} wrong: {rows}{'; ...' if self.count > len(self.examples) else ''}"
+
+
+# In a log that the migration began, its events tell where everybody stood, not in which order they had come.
+_MIGRATED = "migration"
+_LEGAL = ", ".join(
+    f"({before}, {after})"
+    for before, after in (
+        (NO_STATE, ENROLLED),
+        (NO_STATE, WAITLISTED),
+        (WAITLISTED, ENROLLED),
+        (ENROLLED, DROPPED),
+        (WAITLISTED, DROPPED),
+    )
+)
+
+CHECKS = (
+    Check(
+        "seat rows",
+        "Every course has its seat row, and every seat row its course.",
+        """
+        SELECT coalesce(c.id, s.course_id) AS course_id
+        FROM courses c FULL JOIN course_seats s ON s.course_id = c.id
+        WHERE c.id IS NULL OR s.course_id IS NULL
+        """,
+    ),
+    Check(
+        "references",
+        "Every enrollment is of a student and a course that exist.",
+        """
+        SELECT e.course_id, e.student_id
+        FROM student_courses e
+        LEFT JOIN students s ON s.id = e.student_id LEFT JOIN courses c ON c.id = e.course_id
+        WHERE s.id IS NULL OR c.id IS NULL
+        """,
+    ),
+    Check(
+        "counts",
+        "The counts of a course are those of its enrollments.",
+        f"""
+        SELECT s.course_id
+        FROM course_seats s LEFT JOIN (
+            SELECT course_id,
+                count(*) FILTER (WHERE state = {ENROLLED}) AS enrolled,
+                count(*) FILTER (WHERE state = {WAITLISTED}) AS waitlisted
+            FROM student_courses GROUP BY course_id
+        ) n USING (course_id)
+        WHERE s.enrolled_count <> coalesce(n.enrolled, 0) OR s.waitlisted_count <> coalesce(n.waitlisted, 0)
+        """,
+    ),
+    Check(
+        "capacity",
+        "No course has more students than seats.",
+        f"""
+        SELECT s.course_id
+        FROM course_seats s LEFT JOIN (
+            SELECT course_id, count(*) AS enrolled FROM student_courses WHERE state = {ENROLLED} GROUP BY course_id
+        ) n USING (course_id)
+        WHERE s.capacity < greatest(s.enrolled_count, n.enrolled)
+        """,
+    ),
+    Check(
+        "free seats",
+        "Nobody waits beside a free seat, unless enrollment has closed.",
+        f"""
+        SELECT s.course_id
+        FROM course_seats s JOIN (
+            SELECT course_id, count(*) FILTER (WHERE state = {ENROLLED}) AS enrolled
+            FROM student_courses GROUP BY course_id HAVING count(*) FILTER (WHERE state = {WAITLISTED}) > 0
+        ) n USING (course_id)
+        WHERE (s.capacity IS NULL OR n.enrolled < s.capacity)
+            AND (s.enroll_close_time IS NULL
+                OR s.enroll_close_time > coalesce(CAST(:now AS timestamptz), clock_timestamp()))
+        """,
+    ),
+    Check(
+        "rows are the log",
+        "The last event of every student in a course is the row they have: state, ticket and time; or none.",
+        f"""
+        SELECT course_id, student_id, last.sequence
+        FROM (
+            SELECT DISTINCT ON (course_id, student_id) course_id, student_id, state, sequence, event_time
+            FROM enrollment_events ORDER BY course_id, student_id, sequence DESC
+        ) last FULL JOIN student_courses e USING (course_id, student_id)
+        WHERE CASE
+            WHEN e.state IS NULL THEN last.state <> {DROPPED}
+            ELSE (last.state, last.sequence, last.event_time) IS DISTINCT FROM (e.state, e.sequence, e.enroll_time)
+        END
+        """,
+    ),
+    Check(
+        "beginnings",
+        "The create time of an enrollment is the time of its first event.",
+        f"""
+        SELECT course_id, student_id, first.sequence
+        FROM (
+            SELECT DISTINCT ON (course_id, student_id) course_id, student_id, sequence, event_time, reason
+            FROM enrollment_events WHERE previous_state = {NO_STATE} ORDER BY course_id, student_id, sequence DESC
+        ) first JOIN student_courses e USING (course_id, student_id)
+        WHERE first.event_time <> e.create_time AND first.reason <> '{_MIGRATED}'
+        """,
+    ),
+    Check(
+        "sequences",
+        "The events of a course, of a deleted one too, are numbered 1, 2, 3, ... without holes.",
+        """
+        SELECT course_id, sequence
+        FROM (
+            SELECT course_id, sequence,
+                lag(sequence, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY sequence) AS before
+            FROM enrollment_events
+        ) numbered
+        WHERE sequence <> before + 1
+        """,
+    ),
+    Check(
+        "last sequences",
+        "A course knows the number and the time of its last event.",
+        """
+        SELECT s.course_id, last.sequence
+        FROM course_seats s LEFT JOIN LATERAL (
+            SELECT sequence, event_time FROM enrollment_events v
+            WHERE v.course_id = s.course_id ORDER BY sequence DESC LIMIT 1
+        ) last ON true
+        WHERE s.last_sequence <> coalesce(last.sequence, 0) OR s.last_event_time IS DISTINCT FROM last.event_time
+        """,
+    ),
+    Check(
+        "event times",
+        "The time never runs backwards in the events of a course.",
+        """
+        SELECT course_id, sequence
+        FROM (
+            SELECT course_id, sequence, event_time,
+                lag(event_time) OVER (PARTITION BY course_id ORDER BY sequence) AS before
+            FROM enrollment_events
+        ) timed
+        WHERE event_time < before
+        """,
+    ),
+    Check(
+        "transitions",
+        "Every event is a transition that exists, and sets out from where the event before it led.",
+        f"""
+        SELECT course_id, student_id, sequence
+        FROM (
+            SELECT course_id, student_id, sequence, previous_state, state,
+                lag(state, 1, {DROPPED}::smallint) OVER (PARTITION BY course_id, student_id ORDER BY sequence) AS before
+            FROM enrollment_events
+        ) chained
+        WHERE (previous_state, state) NOT IN ({_LEGAL})
+            OR previous_state <> CASE before WHEN {DROPPED} THEN {NO_STATE} ELSE before END
+        """,
+    ),
+    Check(
+        "first come",
+        "Whoever was promoted had waited longest.",
+        f"""
+        SELECT course_id, student_id, left_at AS sequence
+        FROM (
+            SELECT *, max(coalesce(left_at, {2**63 - 1})) OVER (
+                PARTITION BY course_id ORDER BY joined_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS earlier_ones_left_at
+            FROM (
+                SELECT course_id, student_id, state, sequence AS joined_at,
+                    lead(sequence) OVER visits AS left_at, lead(state) OVER visits AS left_for
+                FROM enrollment_events
+                WHERE {WAITLISTED} IN (state, previous_state)
+                WINDOW visits AS (PARTITION BY course_id, student_id ORDER BY sequence)
+            ) visited
+            WHERE state = {WAITLISTED}
+        ) waited
+        WHERE left_for = {ENROLLED} AND earlier_ones_left_at > left_at
+        """,
+    ),
+    Check(
+        "no passing",
+        "No newcomer was given a seat while somebody waited.",
+        f"""
+        SELECT course_id, student_id, sequence
+        FROM (
+            SELECT course_id, student_id, sequence, previous_state, state, reason,
+                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER (
+                    PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING
+                ) AS waiting
+            FROM enrollment_events
+        ) queued
+        WHERE previous_state = {NO_STATE} AND state = {ENROLLED} AND waiting > 0 AND reason <> '{_MIGRATED}'
+        """,
+    ),
+    Check(
+        "positions",
+        "An event that begins a wait names the tail of the queue, any other event no position.",
+        f"""
+        SELECT course_id, student_id, sequence
+        FROM (
+            SELECT course_id, student_id, sequence, state, waitlist_position,
+                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER (
+                    PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING
+                ) AS waiting
+            FROM enrollment_events
+        ) queued
+        WHERE waitlist_position <> CASE state WHEN {WAITLISTED} THEN waiting ELSE 0 END
+        """,
+    ),
+    Check(
+        "requests",
+        "Every request_id on record has its answer.",
+        "SELECT request_id FROM requests WHERE outcome IS NULL",
+    ),
+)
+
+
+async def verify(engine: AsyncEngine, now: datetime | None = None) -> list[Finding]:
+    """The broken promises; none in a database that only the service has written.
+
+    Args:
+        engine: of the database to check.
+        now: what time it is for enrollment windows; by default the database's.
+    """
+    async with aclosing(_run(engine, now)) as results:
+        return [finding async for _, finding in results if finding is not None]
+
+
+async def report(settings: Settings, write: Callable[[str], None]) -> int:
+    """Runs every check and writes a line on each; the exit status for it.
+
+    Returns:
+        0 if nothing is wrong, 1 if something is, 2 if the database could not be checked.
+    """
+    engine = build_engine(settings)
+    try:
+        revision = await schema_revision(engine)
+        if revision != SCHEMA_REVISION:
+            write(f"The database has schema revision {revision or 'none'}, this version checks {SCHEMA_REVISION}.")
+            return 2
+        return await _report(engine, write)
+    except Exception as error:
+        if fault_of(error) is Fault.OTHER:
+            raise
+        write("The database does not answer.")
+        return 2
+    finally:
+        await engine.dispose()
+
+
+async def _report(engine: AsyncEngine, write: Callable[[str], None]) -> int:
+    wrong = 0
+    width = max(len(check.name) for check in CHECKS)
+    async with aclosing(_run(engine, None)) as results:
+        async for check, finding in results:
+            write(f"{check.name:{width}}  {'ok' if finding is None else f'WRONG  {check.promise} {finding}'}")
+            wrong += finding is not None
+    write(f"{len(CHECKS)} checks, {wrong} found something wrong.")
+    return int(wrong > 0)
+
+
+async def _run(engine: AsyncEngine, now: datetime | None) -> AsyncGenerator[tuple[Check, Finding | None], None]:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        for limit in _LIMITS:
+            await connection.execute(text(limit))
+        for check in CHECKS:
+            yield check, await _find(connection, check, now)
+
+
+async def _find(connection: AsyncConnection, check: Check, now: datetime | None) -> Finding | None:
+    statement = text(f"SELECT *, count(*) OVER () AS in_all FROM ({check.sql}) wrong LIMIT {MOST_EXAMPLES}")
+    parameters = {"now": now} if ":now" in check.sql else {}
+    rows = [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
+    if not rows:
+        return None
+    return Finding(check, max(row.pop("in_all") for row in rows), tuple(rows))

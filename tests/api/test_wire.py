@@ -1,0 +1,62 @@
+"""The answer that is encoded by hand says exactly what the messages would."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrollment_service.api import messages, wire
+from enrollment_service.domain.records import ENROLLED, WAITLISTED, CountedCourse, Course, Enrollment, Student
+from enrollment_service.engine.reader import StudentCourses
+from enrollment_service.store.enrollments import HeldCourse
+from enrollment_service.v1 import enrollment_pb2 as pb
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+ids = st.integers(1, 2**63 - 1)
+counts = st.integers(0, 2**31 - 1)
+moments = st.integers(0, 250_000_000_000_000_000).map(lambda since: EPOCH + timedelta(microseconds=since))
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+students = st.builds(Student, ids, texts, texts, moments, moments, st.integers(1, 9))
+courses = st.builds(
+    Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments, moments,
+    moments, ids,
+)  # fmt: skip
+held_courses = st.builds(
+    HeldCourse, ids, st.sampled_from([ENROLLED, WAITLISTED]), ids, moments, st.none() | moments, counts, ids, counts,
+    counts,
+)  # fmt: skip
+
+
+def as_message(student: Student, held: list[HeldCourse], details: list[Course], token: str) -> bytes:
+    """The same answer made of messages."""
+    response = pb.ListStudentCoursesResponse(student=messages.student_message(student), next_page_token=token)
+    for one, course in zip(held, details, strict=True):
+        enrollment = Enrollment(
+            student.student_id,
+            one.course_id,
+            one.state,
+            one.waitlist_position,
+            one.enroll_time,
+            one.create_time or one.enroll_time,
+            one.sequence,
+        )
+        counted = CountedCourse(course, one.enrolled_count, one.waitlisted_count)
+        response.enrollments.append(messages.enrollment_message(enrollment, course=counted))
+    return response.SerializeToString(deterministic=True)
+
+
+@given(students, st.lists(st.tuples(held_courses, courses), max_size=4), texts)
+def test_hand_encoded_answer_equals_the_message(
+    student: Student, pairs: list[tuple[HeldCourse, Course]], token: str
+) -> None:
+    held, details = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    rows = list(wire.rows(student.student_id, StudentCourses(student, pairs)))
+
+    encoded = wire.student_courses(student, rows, token)
+
+    decoded = pb.ListStudentCoursesResponse.FromString(encoded)
+    assert decoded.SerializeToString(deterministic=True) == as_message(student, held, details, token)

@@ -1,0 +1,178 @@
+"""`decide` under random histories, against a slow, obvious model; and that the histories notice broken rules."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from enrollment_service.domain import rules
+from enrollment_service.domain.footprint import Footprint
+from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
+from enrollment_service.domain.state import State
+from tests.support.histories import COURSES, STUDENTS, Batch, Cast, batches, course_rules, plain
+from tests.support.memory import Memory
+from tests.support.model import Model
+from tests.support.services import START
+
+
+class Histories(RuleBasedStateMachine):
+    """Any sequence of batches leads to the answers, rows and events of the model, and keeps every invariant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+        self.model = Model(START)
+        self.cast = Cast()
+        self.ids = itertools.count(1)
+
+    @initialize(rules=st.lists(course_rules(), min_size=len(COURSES), max_size=len(COURSES)))
+    def begin(self, rules: list[dict[str, Any]]) -> None:
+        for slot, one in zip(COURSES, rules, strict=True):
+            self._create_course(slot, one)
+
+    def _replace_the_deleted(self, rules: dict[str, Any]) -> None:
+        for slot in STUDENTS:
+            if self.cast.students.get(slot) not in self.model.students:
+                student_id = self.cast.students[slot] = next(self.ids)
+                self.memory.create_student(student_id, self.model.now)
+                self.model.create_student(student_id)
+        for slot in COURSES:
+            if self.cast.courses[slot] not in self.model.courses:
+                self._create_course(slot, rules)
+
+    def _create_course(self, slot: int, rules: dict[str, Any]) -> None:
+        course_id = self.cast.courses[slot] = next(self.ids)
+        self.memory.create_course(course_id, self.model.now, **rules)
+        self.model.create_course(course_id, **rules)
+
+    @rule(batch=batches())
+    def decide(self, batch: Batch) -> None:
+        """Etags are those before the batch, as callers know them."""
+        self.model.now += timedelta(hours=batch.hours)
+        self._replace_the_deleted(batch.rules)
+        commands = [self.cast.resolve(command, self.model) for command in batch.commands]
+        expected = [self.model.answer(command) for command in commands]
+        assert [plain(answer) for answer in self.memory.run(commands, self.model.now)] == expected
+
+    @invariant()
+    def tables_are_the_models(self) -> None:
+        positions = {
+            one: position
+            for course_id in self.memory.courses
+            for position, one in enumerate(self.memory.waiters(course_id), 1)
+        }
+        rows = [one._replace(waitlist_position=positions.get(one, 0)) for one in self.memory.enrollments.values()]
+        assert sorted(tuple(one) for one in rows) == self.model.rows()
+        events = [(*one[:7], one.reason) for _, one in sorted(self.memory.events.items())]
+        assert events == self.model.events()
+
+    @invariant()
+    def counts_are_those_of_the_rows(self) -> None:
+        counted = Counter((one.course_id, one.state) for one in self.memory.enrollments.values())
+        for course_id, row in self.memory.seats.items():
+            counts = (counted[course_id, ENROLLED], counted[course_id, WAITLISTED])
+            assert (row.enrolled_count, row.waitlisted_count) == counts
+
+    @invariant()
+    def nobody_waits_beside_a_free_seat(self) -> None:
+        for course_id, course in self.memory.courses.items():
+            row = self.memory.seats[course_id]
+            assert course.capacity is None or row.enrolled_count <= course.capacity
+            open_still = course.enroll_close_time is None or self.model.now < course.enroll_close_time
+            if row.waitlisted_count and open_still:
+                assert row.enrolled_count == course.capacity
+
+    @invariant()
+    def log_folds_to_the_rows(self) -> None:
+        last: dict[tuple[int, int], int] = {}
+        numbers: Counter[int] = Counter()
+        times: dict[int, datetime] = {}
+        for _, event in sorted(self.memory.events.items()):
+            before = last.get((event.student_id, event.course_id))
+            assert event.previous_state == (NO_STATE if before in (None, DROPPED) else before)
+            last[event.student_id, event.course_id] = event.state
+            numbers[event.course_id] += 1
+            assert event.sequence == numbers[event.course_id]
+            assert event.event_time >= times.setdefault(event.course_id, event.event_time)
+            times[event.course_id] = event.event_time
+        live = {pair: state for pair, state in last.items() if state != DROPPED}
+        assert live == {pair: one.state for pair, one in self.memory.enrollments.items()}
+        for course_id, row in self.memory.seats.items():
+            assert row.last_sequence == numbers[course_id]
+            assert row.last_event_time == times.get(course_id)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+
+
+# --- negative controls: the histories notice a broken rule --------------------------------------------------------
+
+
+def promote_the_last(state: State, seats: Any, cause: Any) -> list[int]:
+    seats.queue.reverse()
+    promoted = _promote(state, seats, cause)
+    seats.queue.reverse()
+    return promoted
+
+
+def promote_after_closing(state: State, seats: Any, cause: Any) -> list[int]:
+    closes, seats.enroll_close_time = seats.enroll_close_time, None
+    promoted = _promote(state, seats, cause)
+    seats.enroll_close_time = closes
+    return promoted
+
+
+def one_waiter_too_few(footprint: Footprint, seats: Any) -> dict[int, int]:
+    return {course_id: max(0, most - 1) for course_id, most in _waiters_needed(footprint, seats).items()}
+
+
+def dry_run_on_the_real_state(state: State) -> State:
+    return state
+
+
+def net_changes_without_updates(state: State) -> Any:
+    inserted, _, deleted = _net_changes(state)
+    return inserted, [], deleted
+
+
+_promote, _waiters_needed, _net_changes = State.promote, Footprint.waiters_needed, State.net_changes
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (State, "promote", lambda *_: []),
+        (State, "promote", promote_the_last),
+        (State, "promote", promote_after_closing),
+        (State, "copy", dry_run_on_the_real_state),
+        (State, "net_changes", net_changes_without_updates),
+        (Footprint, "waiters_needed", one_waiter_too_few),
+        (rules, "_seat_is_free", lambda seats: seats.has_room),
+        (rules, "_already_in", lambda *_: []),
+        (rules, "_capacity_below", lambda *_: []),
+        (rules, "_brake", lambda *_: []),
+        (rules, "_check_course_etag", lambda *_: None),
+    ],
+)
+def test_histories_notice(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, broken: Any) -> None:
+    monkeypatch.setattr(owner, name, broken)
+    search = settings(
+        max_examples=1_000, stateful_step_count=25, deadline=None, derandomize=True, database=None,
+        phases=[Phase.generate], report_multiple_bugs=False,
+    )  # fmt: skip
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whichever check is the first to notice
+        run_state_machine_as_test(Histories, settings=search)

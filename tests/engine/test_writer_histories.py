@@ -1,0 +1,127 @@
+"""The random histories of `test_rules_histories.py` on the service: against the model, then all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from enrollment_service.domain.commands import Command, Enroll, EnrollmentsAnswer, Import, Reconcile, Swap, Unenroll
+from enrollment_service.domain.errors import EnrollmentError
+from enrollment_service.domain.footprint import rounds
+from enrollment_service.engine.batch import run_batch
+from enrollment_service.store import seats
+from enrollment_service.store.courses import CourseMemory
+from enrollment_service.store.database import Lane
+from tests.support.client import Client
+from tests.support.databases import Connection
+from tests.support.histories import Batch, histories, plain
+from tests.support.services import Clock
+from tests.support.verification import wrong_in
+from tests.support.wire import Play, as_seen, send
+
+pytestmark = pytest.mark.timeout(120)
+
+# Every example gets students and courses of its own in the test's one database.
+a_few = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+# Every way to be refused that a history can run into; anything else is a failure.
+EXPECTED = {
+    "STUDENT_NOT_FOUND", "COURSE_NOT_FOUND", "NOT_ENROLLED", "ALREADY_ENROLLED", "ALREADY_WAITLISTED", "COURSE_FULL",
+    "WAITLIST_FULL", "ENROLLMENT_NOT_OPEN", "ENROLLMENT_CLOSED", "CAPACITY_BELOW_ENROLLED", "TOO_MANY_REMOVALS",
+    "HAS_ENROLLMENTS", "ETAG_MISMATCH", "INVALID_FIELD",
+}  # fmt: skip
+
+
+async def end(database_url: str, connection: Connection) -> None:
+    """Nothing is wrong; the next example finds empty tables."""
+    assert await wrong_in(database_url) == []
+    await connection.execute("TRUNCATE students, courses, student_courses, course_seats, enrollment_events, requests")
+
+
+@a_few
+@given(history=histories(12))
+async def test_one_by_one_the_service_does_what_the_model_does(
+    timed_client: Client, clock: Clock, database_url: str, connection: Connection, history: Sequence[Batch]
+) -> None:
+    play = Play(timed_client, clock)
+    for batch in history:
+        for command in await play.begin(batch):
+            expected = as_seen(command, play.model.answer(command))
+            assert await send(play.client, command) == expected, command
+    await play.check_tables(connection)
+    await end(database_url, connection)
+
+
+@pytest.fixture(params=["arrays", "copy"])
+def way_to_write(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large decisions are written in another way than small ones; here it is chosen."""
+    monkeypatch.setattr(seats, "MANY", 0 if request.param == "copy" else 1_000_000)
+
+
+@pytest.mark.usefixtures("way_to_write")
+@a_few
+@given(history=histories(12))
+async def test_batch_by_batch_the_writer_does_what_the_model_does(
+    timed_client: Client, clock: Clock, database_url: str, connection: Connection, lane: Lane, history: Sequence[Batch]
+) -> None:
+    """Several commands in one transaction; what has an effect is repeated afterwards, under its request_id."""
+    play = Play(timed_client, clock)
+    memory = CourseMemory()
+    for batch in history:
+        commands = [with_request_id(command) for command in await play.begin(batch)]
+        answers: dict[int, Any] = {}
+        for group in rounds(commands):
+            async with lane.transaction() as driver:
+                together = [commands[index] for index in group]
+                answers.update(zip(group, await run_batch(driver, together, memory, clock.column), strict=True))
+        expected = [play.model.answer(command) for command in commands]
+        assert [plain(answers[index]) for index in range(len(commands))] == expected
+        repeated = [index for index, one in enumerate(commands) if one.recorded and not is_refusal(answers[index])]
+        async with lane.transaction() as driver:
+            again = await run_batch(driver, [commands[index] for index in repeated], memory, clock.column)
+        assert [without_courses(one) for one in again] == [without_courses(answers[index]) for index in repeated]
+    await play.check_tables(connection)
+    await end(database_url, connection)
+
+
+def with_request_id(command: Command) -> Command:
+    may_have_one = isinstance(command, Enroll | Unenroll | Swap | Import | Reconcile)
+    return replace(command, request_id=uuid.uuid4()) if may_have_one else command
+
+
+def is_refusal(answer: Any) -> bool:
+    return isinstance(answer, EnrollmentError)
+
+
+def without_courses(answer: Any) -> Any:
+    return answer.enrollments if isinstance(answer, EnrollmentsAnswer) else answer
+
+
+@a_few
+@given(history=histories(12))
+async def test_all_at_once_every_promise_holds(
+    timed_client: Client, clock: Clock, database_url: str, connection: Connection, history: Sequence[Batch]
+) -> None:
+    """Each command twice, in whatever order they come; of the model only who was deleted is kept up."""
+    play = Play(timed_client, clock)
+    for batch in history:
+        commands = [*await play.begin(batch)] * 2
+        answers = await asyncio.gather(*(send(play.client, command) for command in commands))
+        for command, answer in zip(commands, answers, strict=True):
+            if isinstance(answer, list):
+                assert answer[0][0] in EXPECTED
+            elif isinstance(command, Import):
+                assert {reason for _, reason in answer[3]} <= EXPECTED
+        for table, known in (("students", play.model.students), ("courses", play.model.courses)):
+            left = {row["id"] for row in await connection.fetch(f"SELECT id FROM {table}")}
+            for gone in known.keys() - left:
+                del known[gone]
+    await end(database_url, connection)

@@ -1,0 +1,319 @@
+"""`verify` finds nothing after ordinary traffic, and each of many hand-made corruptions; its subcommand says so."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from enrollment_service.store.checks import CHECKS, MOST_EXAMPLES, verify
+from enrollment_service.store.database import build_engine
+from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.support.client import Client
+from tests.support.databases import PostgresServer, connected, migrate
+from tests.support.processes import PROJECT, environment
+from tests.support.services import service_on, settings_for
+from tests.support.verification import wrong_in
+
+# In a database that `traffic` has written, ids are these: it makes one after the other.
+ANN, BO, CY, DI, EM, FAY = range(1, 7)
+ART, BIOLOGY, CHEMISTRY, DANCE = range(1, 5)
+NAME, ADDRESS = "Ann Verylongsurname", "private.address"
+
+
+async def traffic(client: Client) -> None:
+    """A bit of everything.
+
+    Afterwards Bo and Cy sit in Art, whose two seats are taken; Di, Em and Ann wait for it, in this order. Everybody
+    but Fay sits in Biology, which has no limit. Chemistry has been deleted, and Fay with it. Dance is closed: Bo
+    waits for it beside its free seat.
+    """
+    for number in (ANN, BO, CY, DI, EM, FAY):
+        await client.create_student(NAME, f"{ADDRESS}{number}@example.org")
+    await client.create_course(capacity=2, waitlist_capacity=9)
+    await client.create_course()
+    await client.create_course()
+    await client.create_course(capacity=1, waitlist_capacity=1)
+    waiting = {"on_full": pb.ON_FULL_WAITLIST}
+    for number in (ANN, BO, CY, DI, EM):
+        await client.enroll(number, ART, **waiting, request_id=str(uuid.uuid4()))
+    await client.unenroll(ANN, ART)
+    await client.enroll(ANN, ART, BIOLOGY, **waiting)
+    for number in (BO, CY, DI, EM):
+        await client.enroll(number, CHEMISTRY)
+        await client.call("SwapEnrollment", student_id=number, from_course_id=CHEMISTRY, to_course_id=BIOLOGY)
+    await client.enroll(FAY, BIOLOGY, CHEMISTRY)
+    await client.call("DeleteStudent", student_id=FAY, force=True)
+    await client.enroll(ANN, CHEMISTRY)
+    await client.call("DeleteCourse", course_id=CHEMISTRY, force=True)
+    await client.enroll(ANN, DANCE)
+    await client.enroll(BO, DANCE, **waiting)
+    closed = pb.Course(course_id=DANCE)
+    closed.enroll_close_time.CopyFrom(Timestamp(seconds=int((datetime.now(UTC) - timedelta(days=1)).timestamp())))
+    await client.call("UpdateCourse", course=closed, update_mask=FieldMask(paths=["enroll_close_time"]))
+    await client.unenroll(ANN, DANCE)
+
+
+@pytest.fixture(scope="module")
+def lived_in(postgres_server: PostgresServer, template: str) -> Iterator[str]:
+    """The name of a database after `traffic`, to clone."""
+    name = f"test_lived_in_{secrets.token_hex(6)}"
+
+    async def fill() -> None:
+        await postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        async with service_on(postgres_server.url_of(name)) as service:
+            await traffic(service.client)
+
+    asyncio.run(fill())
+    yield name
+    asyncio.run(postgres_server.execute(f"DROP DATABASE {name}"))
+
+
+@pytest.fixture
+async def copy_url(postgres_server: PostgresServer, lived_in: str) -> AsyncIterator[str]:
+    """A database after `traffic` of the test's own."""
+    async with postgres_server.database(lived_in) as url:
+        yield url
+
+
+async def found_in(url: str) -> dict[str, list[dict[str, object]]]:
+    """The names of the checks that find something, each with its examples."""
+    return {one.check.name: [dict(row) for row in one.examples] for one in await wrong_in(url)}
+
+
+async def test_nothing_is_wrong_after_ordinary_traffic(copy_url: str) -> None:
+    assert await found_in(copy_url) == {}
+    async with connected(copy_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM enrollment_events") > 25
+
+
+async def test_nothing_is_wrong_in_an_empty_database(database_url: str) -> None:
+    assert await found_in(database_url) == {}
+
+
+@pytest.mark.parametrize("revision", ["0003", "0002"])
+async def test_nothing_is_wrong_after_a_downgrade_and_an_upgrade(copy_url: str, revision: str) -> None:
+    """0003 forgets the log, 0002 seats and waiters too; the way up begins a new log with what is left."""
+    await asyncio.to_thread(downgrade, copy_url, revision)
+    await asyncio.to_thread(migrate, copy_url)
+    assert await found_in(copy_url) == {}
+    async with connected(copy_url) as connection:
+        left = await connection.fetch("SELECT course_id, count(*) FROM student_courses GROUP BY 1 ORDER BY 1")
+    waiters = {"0003": [(ART, 5), (BIOLOGY, 5), (DANCE, 1)], "0002": [(ART, 2), (BIOLOGY, 5)]}
+    assert [tuple(row) for row in left] == waiters[revision]
+
+
+def downgrade(url: str, revision: str) -> None:
+    config = Config(PROJECT / "alembic.ini")
+    config.attributes["database_url"] = url
+    command.downgrade(config, revision)
+
+
+# What is done to the database, and exactly which checks find it. The events of Art are: 1, 2 Ann and Bo enter;
+# 3, 4, 5 Cy, Di and Em wait; 6 Ann leaves; 7 Cy is promoted; 8 Ann waits.
+CORRUPTIONS = {
+    "the last event is missing": (
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 8",
+        {"rows are the log", "last sequences", "beginnings"},
+    ),
+    "an event in between is missing": (
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 2",
+        {"rows are the log", "sequences"},
+    ),
+    "a transition in between is missing": (
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 6",
+        {"sequences", "transitions"},
+    ),
+    "the log of a deleted course has a hole": (
+        "DELETE FROM enrollment_events WHERE course_id = 3 AND sequence IN (1, 2)",
+        {"sequences"},
+    ),
+    "too few are counted": (
+        "UPDATE course_seats SET enrolled_count = 1 WHERE course_id = 1",
+        {"counts"},
+    ),
+    "too many waiters are counted": (
+        "UPDATE course_seats SET waitlisted_count = 4 WHERE course_id = 1",
+        {"counts"},
+    ),
+    "a course is oversold": (
+        (
+            "ALTER TABLE course_seats DROP CONSTRAINT ck_course_seats_enrolled_within_capacity;"
+            "UPDATE course_seats SET capacity = 1 WHERE course_id = 1"
+        ),
+        {"capacity"},
+    ),
+    "two tickets are exchanged": (
+        "UPDATE student_courses SET sequence = 9 - sequence WHERE course_id = 1 AND student_id IN (4, 5)",
+        {"rows are the log"},
+    ),
+    "a state is flipped": (
+        "UPDATE student_courses SET state = 1 WHERE course_id = 1 AND student_id = 4",
+        {"rows are the log", "counts", "capacity"},
+    ),
+    "an enroll time is another": (
+        "UPDATE student_courses SET enroll_time = enroll_time + interval '1 s' WHERE course_id = 1 AND student_id = 4",
+        {"rows are the log"},
+    ),
+    "a create time is another": (
+        "UPDATE student_courses SET create_time = create_time - interval '1 s' WHERE course_id = 1 AND student_id = 3",
+        {"beginnings"},
+    ),
+    "somebody waits beside a free seat": (
+        "UPDATE course_seats SET capacity = 3 WHERE course_id = 1",
+        {"free seats"},
+    ),
+    "a closed course is opened and nobody promoted": (
+        "UPDATE course_seats SET enroll_close_time = NULL WHERE course_id = 4",
+        {"free seats"},
+    ),
+    "time runs backwards": (
+        "UPDATE enrollment_events SET event_time = event_time - interval '1 h' WHERE course_id = 1 AND sequence = 6",
+        {"event times"},
+    ),
+    "somebody is enrolled without an event": (
+        "INSERT INTO student_courses (student_id, course_id, state, sequence, enroll_time) VALUES (1, 4, 1, 9, now())",
+        {"rows are the log", "counts", "beginnings"},
+    ),
+    "somebody is gone without an event": (
+        "DELETE FROM student_courses WHERE student_id = 4 AND course_id = 1",
+        {"rows are the log", "counts"},
+    ),
+    "the last sequence is wrong": (
+        "UPDATE course_seats SET last_sequence = 7 WHERE course_id = 1",
+        {"last sequences"},
+    ),
+    "the time of the last event is wrong": (
+        "UPDATE course_seats SET last_event_time = now() WHERE course_id = 1",
+        {"last sequences"},
+    ),
+    "the second waiter was promoted before the first": (
+        # Rows and log agree: Di came before Cy, but it was Cy who was promoted.
+        (
+            "UPDATE enrollment_events SET student_id = 7 - student_id WHERE course_id = 1 AND sequence IN (3, 4);"
+            "UPDATE student_courses r SET create_time = e.event_time FROM enrollment_events e"
+            " WHERE e.course_id = 1 AND e.state = 2 AND (r.student_id, r.course_id) = (e.student_id, e.course_id);"
+            "UPDATE student_courses SET sequence = 3, enroll_time = create_time WHERE course_id = 1 AND student_id = 4"
+        ),
+        {"first come"},
+    ),
+    "a newcomer passed the queue": (
+        # Rows, counts and log agree: Ann got a seat, one more than there were, while Di and Em waited.
+        (
+            "UPDATE enrollment_events SET state = 1, waitlist_position = 0 WHERE course_id = 1 AND sequence = 8;"
+            "UPDATE student_courses SET state = 1 WHERE course_id = 1 AND student_id = 1;"
+            "UPDATE course_seats SET capacity = 3, enrolled_count = 3, waitlisted_count = 2 WHERE course_id = 1"
+        ),
+        {"no passing"},
+    ),
+    "a position in the log is wrong": (
+        "UPDATE enrollment_events SET waitlist_position = 1 WHERE course_id = 1 AND sequence = 4",
+        {"positions"},
+    ),
+    "a transition that does not exist": (
+        "UPDATE enrollment_events SET previous_state = 1 WHERE course_id = 1 AND sequence = 1",
+        {"transitions"},
+    ),
+    "a request has no outcome": (
+        "UPDATE requests SET outcome = NULL WHERE request_id = (SELECT request_id FROM requests LIMIT 1)",
+        {"requests"},
+    ),
+    "a seat row is missing": (
+        "DELETE FROM course_seats WHERE course_id = 4",
+        {"seat rows"},
+    ),
+    "a seat row is left over": (
+        (
+            "ALTER TABLE course_seats DROP CONSTRAINT fk_course_seats_course_id_courses;"
+            "INSERT INTO course_seats (course_id) VALUES (99)"
+        ),
+        {"seat rows"},
+    ),
+    "a student is gone, but not the enrollments": (
+        (
+            "ALTER TABLE student_courses DROP CONSTRAINT fk_student_courses_student_id_students;"
+            "DELETE FROM students WHERE id = 4"
+        ),
+        {"references"},
+    ),
+}
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+async def test_a_corruption_is_found(copy_url: str, corruption: str) -> None:
+    statements, expected = CORRUPTIONS[corruption]
+    async with connected(copy_url) as connection:
+        await connection.execute(statements)
+    found = await found_in(copy_url)
+    assert found.keys() == expected
+    assert all(0 < len(examples) <= MOST_EXAMPLES for examples in found.values())
+
+
+def test_every_check_finds_something() -> None:
+    assert {check.name for check in CHECKS} == {name for _, names in CORRUPTIONS.values() for name in names}
+
+
+async def test_a_finding_names_the_ids(copy_url: str) -> None:
+    async with connected(copy_url) as connection:
+        await connection.execute("DELETE FROM student_courses WHERE course_id = 2")
+    found = await found_in(copy_url)
+    assert found["counts"] == [{"course_id": BIOLOGY}]
+    students = [one["student_id"] for one in found["rows are the log"]]
+    assert sorted(map(int, map(str, students))) == [ANN, BO, CY, DI, EM]
+
+
+async def test_the_time_may_be_given(copy_url: str) -> None:
+    """Bo waits for Dance beside a free seat; whether that is right depends on the time."""
+    engine = build_engine(settings_for(copy_url))
+    try:
+        (finding,) = await verify(engine, datetime.now(UTC) - timedelta(days=2))
+    finally:
+        await engine.dispose()
+    assert (finding.check.name, finding.count, str(finding)) == ("free seats", 1, "1 wrong: course_id=4")
+
+
+def run_verify(url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "enrollment_service", "verify"],
+        cwd=PROJECT, env=environment(DATABASE_URL=url), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+async def test_the_subcommand_says_ok(copy_url: str) -> None:
+    done = await asyncio.to_thread(run_verify, copy_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("  ok\n") == len(CHECKS)
+
+
+async def test_the_subcommand_names_ids_and_nothing_personal(copy_url: str) -> None:
+    async with connected(copy_url) as connection:
+        for statements, _ in CORRUPTIONS.values():
+            if "SET outcome = NULL" in statements or "sequence = 2" in statements or "VALUES (99)" in statements:
+                await connection.execute(statements)
+    done = await asyncio.to_thread(run_verify, copy_url)
+    assert done.returncode == 1
+    assert "sequences         WRONG" in done.stdout
+    assert "course_id=1 sequence=3" in done.stdout
+    assert "course_id=99" in done.stdout
+    assert NAME.split()[1] not in done.stdout + done.stderr
+    assert ADDRESS not in done.stdout + done.stderr
+
+
+async def test_the_subcommand_tells_a_database_that_it_cannot_check(postgres_server: PostgresServer) -> None:
+    nowhere = "postgresql://enrollment:secret@127.0.0.1:1/enrollment"
+    unreachable = await asyncio.to_thread(run_verify, nowhere)
+    assert (unreachable.returncode, unreachable.stdout) == (2, "The database does not answer.\n")
+    async with postgres_server.database() as empty:
+        unmigrated = await asyncio.to_thread(run_verify, empty)
+    assert unmigrated.returncode == 2
+    assert "schema revision none" in unmigrated.stdout

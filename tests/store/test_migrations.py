@@ -1,0 +1,331 @@
+"""The history of the schema: what an existing student database goes through, forth and back."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import warnings
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import select
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import selectinload
+
+from enrollment_service.store.database import SCHEMA_REVISION, driver_url
+from enrollment_service.store.models import Base, Enrollment, Student
+from tests.support.client import Client
+from tests.support.databases import Connection, PostgresServer, connected, in_thread
+from tests.support.processes import PROJECT, environment
+from tests.support.services import service_on
+
+# Everything that makes up a schema, in words that do not depend on the order in which it was made.
+SCHEMA = """
+SELECT 'column', format('%s.%s %s', c.relname, a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+    a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid)))
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+  WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'alembic_version'
+UNION ALL SELECT 'table', concat_ws(' ', relname, reloptions::text) FROM pg_class
+  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class c ON c.oid = indrelid
+  WHERE c.relnamespace = 'public'::regnamespace AND c.relname <> 'alembic_version'
+UNION ALL SELECT 'constraint', format('%s.%s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+  FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
+UNION ALL SELECT 'sequence', sequencename FROM pg_sequences WHERE schemaname = 'public'
+ORDER BY 1, 2
+"""
+# What is stored of students and courses at revision 0001, down to where each row lies.
+STUDENTS = "SELECT ctid, id, full_name, email, create_time, update_time FROM students ORDER BY id"
+COURSES = "SELECT ctid, id, code, title, description, create_time, update_time FROM courses ORDER BY id"
+START = datetime(2024, 9, 1, 8, tzinfo=UTC)
+
+
+class Migrated:
+    """A database that is moved through the history, and a connection to look at it."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.url = url
+        self.connection = connection
+
+    def run(self, work: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Runs an Alembic command on it."""
+        in_thread(lambda: work(self.config(), *arguments, **options))
+
+    def config(self) -> Config:
+        config = Config(PROJECT / "alembic.ini")
+        config.attributes["database_url"] = self.url
+        return config
+
+    def upgrade(self, revision: str = "head") -> None:
+        self.run(command.upgrade, revision)
+
+    def downgrade(self, revision: str) -> None:
+        self.run(command.downgrade, revision)
+
+    async def schema(self) -> list[tuple[str, str]]:
+        return [(row[0], row[1]) for row in await self.connection.fetch(SCHEMA)]
+
+    async def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self.connection.fetch(statement)]
+
+
+@pytest.fixture
+async def empty(postgres_server: PostgresServer) -> AsyncIterator[Migrated]:
+    """A database without any table."""
+    async with postgres_server.database() as url, connected(url) as connection:
+        yield Migrated(url, connection)
+
+
+async def fill(connection: Connection) -> None:
+    """Students and courses as an existing system has them; ids with gaps, letters of all kinds."""
+    await connection.executemany(
+        "INSERT INTO students (full_name, email, create_time, update_time) VALUES ($1, $2, $3, $4)",
+        [
+            (name, f"Student{index}@Example.org", START + timedelta(days=index), START + timedelta(days=2 * index))
+            for index, name in enumerate(
+                ["Ann Lee", "Zoë Ō'Brien", "李小龍", "\U0001f600" * 200, " padded ", "deleted"]
+            )
+        ],
+    )
+    await connection.executemany(
+        "INSERT INTO courses (code, title, description) VALUES ($1, $2, $3)",
+        [(f"C-{index}", f"Title {index}", "Line\nbreak\t" * index) for index in range(5)],
+    )
+    await connection.execute("DELETE FROM students WHERE full_name = 'deleted'")
+
+
+async def test_an_existing_database_keeps_every_byte(empty: Migrated) -> None:
+    empty.upgrade("0001")
+    await fill(empty.connection)
+    before = await empty.rows(STUDENTS), await empty.rows(COURSES)
+    schema = await empty.schema()
+
+    empty.upgrade()
+    assert (await empty.rows(STUDENTS), await empty.rows(COURSES)) == before
+    empty.downgrade("0001")
+    assert (await empty.rows(STUDENTS), await empty.rows(COURSES)) == before
+    assert await empty.schema() == schema
+    next_id = "SELECT nextval(pg_get_serial_sequence('students', 'id'))"
+    assert await empty.connection.fetchval(next_id) == 7
+
+
+async def test_the_join_tables_downgrade_drops_it_and_nothing_else(empty: Migrated) -> None:
+    empty.upgrade("0001")
+    before = set(await empty.schema())
+    empty.upgrade("0002")
+    added = set(await empty.schema()) - before
+    assert before <= set(await empty.schema())
+    assert all("student_courses" in text for _, text in added)
+    empty.downgrade("0001")
+    assert set(await empty.schema()) == before
+
+
+async def test_every_step_forth_and_back_ends_where_it_began(empty: Migrated) -> None:
+    schemas = [await empty.schema()]
+    revisions = [
+        "base",
+        *(one.revision for one in reversed([*ScriptDirectory.from_config(empty.config()).walk_revisions()])),
+    ]
+    for revision in revisions[1:]:
+        empty.upgrade(revision)
+        schemas.append(await empty.schema())
+    for revision, schema in zip(reversed(revisions[:-1]), reversed(schemas[:-1]), strict=True):
+        empty.downgrade(revision)
+        assert await empty.schema() == schema, revision
+    empty.upgrade()
+    assert await empty.schema() == schemas[-1]
+
+
+async def test_migrations_equal_the_models(empty: Migrated, postgres_server: PostgresServer) -> None:
+    empty.upgrade()
+    with warnings.catch_warnings():
+        # Alembic knows neither xid8 nor operator classes, and compares no check constraints; what follows does.
+        warnings.simplefilter("ignore")
+        empty.run(command.check)
+    async with postgres_server.database() as url, connected(url) as connection:
+        engine = create_async_engine(driver_url(url))
+        async with engine.begin() as created:
+            await created.run_sync(Base.metadata.create_all)
+        await engine.dispose()
+        assert await empty.schema() == await Migrated(url, connection).schema()
+
+
+async def test_all_constraints_and_indexes_have_names_of_ours(empty: Migrated) -> None:
+    empty.upgrade()
+    names = await empty.rows(
+        "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+    )
+    names += await empty.rows("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")
+    ours = [name for (name,) in names if not name.startswith("alembic_version")]
+    assert [name for name in ours if name.split("_")[0] not in {"pk", "fk", "ck", "uq", "ix"}] == []
+
+
+async def test_ids_are_bigint_and_times_have_a_zone(empty: Migrated) -> None:
+    empty.upgrade()
+    columns = {text.split(" ")[0]: text for kind, text in await empty.schema() if kind == "column"}
+    assert [
+        name for name, text in columns.items() if name.endswith("id") and "request" not in name and "bigint" not in text
+    ] == ["enrollment_events.xid"]
+    assert [name for name, text in columns.items() if name.endswith("_time") and "with time zone" not in text] == []
+
+
+def test_the_server_insists_on_the_newest_revision() -> None:
+    assert ScriptDirectory.from_config(Config(PROJECT / "alembic.ini")).get_current_head() == SCHEMA_REVISION
+
+
+async def test_three_migrators_at_once_do_no_harm(empty: Migrated, database_url: str) -> None:
+    command_line = [sys.executable, "-m", "enrollment_service", "migrate"]
+    variables = environment(DATABASE_URL=empty.url)
+    migrators = [
+        await asyncio.create_subprocess_exec(*command_line, cwd=PROJECT, env=variables, stderr=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    outputs = await asyncio.gather(*(one.communicate() for one in migrators))
+    assert [one.returncode for one in migrators] == [0, 0, 0], outputs
+    async with connected(database_url) as connection:
+        assert await empty.schema() == await Migrated(database_url, connection).schema()
+
+
+async def test_a_migration_does_not_wait_long_for_a_table_that_is_in_use(empty: Migrated) -> None:
+    empty.upgrade("0001")
+    before = await empty.schema()
+    async with connected(empty.url) as busy, busy.transaction():
+        await busy.execute("LOCK TABLE students IN ACCESS SHARE MODE")
+        with pytest.raises(Exception, match="lock timeout"):
+            await asyncio.to_thread(empty.upgrade)
+    assert await empty.schema() == before
+    empty.upgrade()
+
+
+async def test_the_sql_can_be_printed_instead_of_run(empty: Migrated) -> None:
+    config, printed = empty.config(), io.StringIO()
+    config.output_buffer = printed
+    in_thread(lambda: command.upgrade(config, "head", sql=True))
+    assert "CREATE TABLE student_courses" in printed.getvalue()
+    assert await empty.schema() == []
+
+
+# --- enrollments that were there before -------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def populated(empty: Migrated) -> Migrated:
+    """Revision 0002 with enrollments, which were not made in the order of their ids."""
+    empty.upgrade("0002")
+    await fill(empty.connection)
+    await empty.connection.execute(
+        "INSERT INTO student_courses (student_id, course_id, create_time) "
+        "SELECT s.id, c.id, $1::timestamptz + interval '1 hour' * ((s.id * 7 + c.id * 3) % 5) "
+        "FROM students s, courses c WHERE (s.id + c.id) % 3 > 0 AND c.id < 5",
+        START,
+    )
+    return empty
+
+
+async def test_enrollments_that_were_there_keep_their_place(populated: Migrated) -> None:
+    there = "SELECT student_id, course_id, create_time FROM student_courses ORDER BY 1, 2"
+    before = await populated.rows(there)
+    assert len(before) > 10
+    populated.upgrade()
+    assert await populated.rows(there) == before
+
+    rows = await populated.rows(
+        "SELECT course_id, student_id, state, sequence, enroll_time, create_time FROM student_courses ORDER BY 1, 4"
+    )
+    for course_id in range(1, 5):
+        of_course = [row for row in rows if row[0] == course_id]
+        assert [row[3] for row in of_course] == [*range(1, len(of_course) + 1)]
+        assert [(row[5], row[1]) for row in of_course] == sorted((row[5], row[1]) for row in of_course)
+        assert all(row[2] == 1 and row[4] == row[5] for row in of_course)
+    seats = await populated.rows(
+        "SELECT s.course_id, enrolled_count, waitlisted_count, last_sequence, count(e.student_id), capacity, "
+        "last_event_time IS NOT DISTINCT FROM max(e.create_time) FROM course_seats s "
+        "LEFT JOIN student_courses e USING (course_id) GROUP BY s.course_id ORDER BY 1"
+    )
+    assert [row[0] for row in seats] == [1, 2, 3, 4, 5]
+    assert all(row[1] == row[3] == row[4] and row[2] == 0 and row[5] is None and row[6] for row in seats)
+    events = await populated.rows(
+        "SELECT course_id, student_id, state, sequence, event_time, previous_state, reason "
+        "FROM enrollment_events ORDER BY 1, 4"
+    )
+    assert events == [(*row[:5], 0, "migration") for row in rows]
+
+
+async def test_the_service_goes_on_from_what_was_there(populated: Migrated) -> None:
+    populated.upgrade()
+    counts = dict(await populated.rows("SELECT course_id, enrolled_count FROM course_seats"))
+    async with service_on(populated.url) as service:
+        client: Client = service.client
+        newcomer = await client.create_student(email="newcomer@example.org")
+        assert newcomer.student_id == 7
+        for enrolled in await client.enroll(newcomer.student_id, *range(1, 6)):
+            assert enrolled.course.enrolled_count == counts[enrolled.course_id] + 1
+            assert enrolled.etag == str(counts[enrolled.course_id] + 1)
+        for course_id, count in counts.items():
+            roster = await client.roster(course_id)
+            assert len(roster) == count + 1
+            for student_id in roster:
+                await client.unenroll(student_id, course_id)
+    assert await populated.rows("SELECT * FROM student_courses") == []
+    assert (
+        await populated.rows(
+            "SELECT course_id FROM enrollment_events GROUP BY course_id HAVING count(*) <> max(sequence)"
+        )
+        == []
+    )
+
+
+async def test_waiters_and_dropped_numbers_enter_the_event_log_in_order(populated: Migrated) -> None:
+    """A service at revision 0003 has numbered what events nobody kept."""
+    populated.upgrade("0003")
+    await populated.connection.execute("UPDATE student_courses SET sequence = sequence * 3")
+    await populated.connection.execute(
+        "UPDATE student_courses SET state = 2 WHERE course_id = 1 AND student_id IN (3, 4)"
+    )
+    await populated.connection.execute("UPDATE course_seats SET last_sequence = last_sequence * 3 + 2")
+    await populated.connection.execute(
+        "UPDATE course_seats SET waitlisted_count = w, enrolled_count = enrolled_count - w "
+        "FROM (SELECT count(*) AS w FROM student_courses WHERE state = 2) n WHERE course_id = 1"
+    )
+    order = "SELECT course_id, student_id, state FROM student_courses ORDER BY course_id, sequence"
+    before = await populated.rows(order)
+    populated.upgrade()
+    assert await populated.rows(order) == before
+    events = "SELECT course_id, student_id, state FROM enrollment_events ORDER BY course_id, sequence"
+    assert await populated.rows(events) == before
+    assert (
+        await populated.rows(
+            "SELECT s.course_id FROM course_seats s LEFT JOIN enrollment_events e USING (course_id) "
+            "GROUP BY s.course_id HAVING s.last_sequence <> count(e.sequence) "
+            "OR s.last_sequence <> coalesce(max(sequence), 0)"
+        )
+        == []
+    )
+    positions = await populated.rows(
+        "SELECT waitlist_position FROM enrollment_events WHERE state = 2 ORDER BY sequence"
+    )
+    assert [position for (position,) in positions] == [*range(1, len(positions) + 1)]
+    assert positions
+
+
+async def test_the_models_relationships_load_when_asked_and_never_by_accident(populated: Migrated) -> None:
+    populated.upgrade()
+    engine = create_async_engine(driver_url(populated.url))
+    async with AsyncSession(engine) as session:
+        statement = select(Student).order_by(Student.id).limit(1)
+        eager = statement.options(selectinload(Student.enrollments).joinedload(Enrollment.course))
+        student = (await session.scalars(eager)).one()
+        assert student.enrollments
+        assert all(one.course.title.startswith("Title") for one in student.enrollments)
+        session.expunge_all()
+        with pytest.raises(InvalidRequestError, match="raise"):
+            _ = (await session.scalars(statement)).one().enrollments
+    await engine.dispose()

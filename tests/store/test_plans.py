@@ -1,0 +1,99 @@
+"""The hot statements find their rows by key on a large table, whatever the parameters: no scan ever returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import func
+
+from enrollment_service.store import courses, enrollments, requests, seats, students
+from enrollment_service.store.database import PLANNER_SETTINGS
+from enrollment_service.store.statements import Prepared
+from tests.support.databases import Connection
+
+STUDENTS, COURSES, EACH = 20_000, 1_000, 10
+
+FILL = f"""
+    INSERT INTO students (full_name, email)
+        SELECT 'S ' || i, 's' || i || '@x.org' FROM generate_series(1, {STUDENTS}) i;
+    INSERT INTO courses (code, title) SELECT 'C-' || i, 'Course' FROM generate_series(1, {COURSES}) i;
+    INSERT INTO course_seats (course_id) SELECT id FROM courses;
+    INSERT INTO student_courses (student_id, course_id, state, sequence, enroll_time)
+        SELECT s.id, 1 + (s.id * 7 + k * 97) % {COURSES}, CASE WHEN s.id % 50 = 0 THEN 2 ELSE 1 END,
+            s.id * 10 + k, now()
+        FROM students s, generate_series(1, {EACH}) k;
+    INSERT INTO requests (actor, request_id, fingerprint)
+        SELECT '', gen_random_uuid(), ''::bytea FROM generate_series(1, 20000);
+"""
+
+# Tables so large in this test that a scan of one would be seen; what is scanned otherwise is a handful of parameters.
+LARGE = {"students", "student_courses", "requests"}
+STATEMENTS: dict[str, Prepared] = {
+    "lock and load": seats._lock_and_load(func.clock_timestamp()),
+    "load pairs": seats._load_pairs,
+    "load waiters": seats._load_waiters,
+    "apply": seats._apply_statement(("insert", "update", "delete", "count", "log")),
+    "student courses": enrollments._read_student_courses,
+    "pairs": enrollments._read_pairs,
+    "students": students._read,
+    "courses": courses._read,
+    "recorded requests": requests._read_recorded,
+    "record outcomes": requests._record_outcomes,
+}
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every node of a plan."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def scanned(plan: dict[str, Any]) -> list[str]:
+    """The large tables that a plan reads from end to end."""
+    scans = [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+    return [name for name in scans if name in LARGE]
+
+
+async def generic_plan(connection: Connection, statement: Prepared) -> dict[str, Any]:
+    """The plan that the server keeps for a prepared statement, made without looking at any parameter."""
+    for name, value in PLANNER_SETTINGS.items():
+        await connection.execute(f"SET {name} = '{value}'")
+    await connection.execute(f"PREPARE hot AS {statement.sql}")
+    parameters = await connection.fetchval(
+        "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'hot'"
+    )
+    nothing = ", ".join(["NULL"] * parameters)
+    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE hot ({nothing})")
+    await connection.execute("DEALLOCATE hot")
+    plan: dict[str, Any] = orjson.loads(explained)[0]["Plan"]
+    return plan
+
+
+@pytest.fixture
+async def large(connection: Connection) -> Connection:
+    """A connection to a database with large tables."""
+    await connection.execute(FILL)
+    await connection.execute("ANALYZE")
+    return connection
+
+
+async def test_hot_statements_never_scan_a_large_table(large: Connection) -> None:
+    for name, statement in STATEMENTS.items():
+        assert scanned(await generic_plan(large, statement)) == [], name
+
+
+async def test_waiters_are_found_by_their_own_index(large: Connection) -> None:
+    plan = await generic_plan(large, STATEMENTS["load waiters"])
+    indexes = {node.get("Index Name") for node in nodes(plan)}
+    assert "ix_student_courses_waiters" in indexes
+
+
+async def test_the_check_sees_a_scan(large: Connection) -> None:
+    """The negative control: without its indexes the same look finds a scan."""
+    await large.execute("ALTER TABLE student_courses DROP CONSTRAINT pk_student_courses")
+    await large.execute("DROP INDEX ix_student_courses_course_id_student_id")
+    assert scanned(await generic_plan(large, STATEMENTS["student courses"])) == ["student_courses"]

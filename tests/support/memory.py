@@ -1,0 +1,157 @@
+"""The tables in memory: loads for `decide` exactly as much as `loading.py` does, and writes back its net changes.
+
+As strict as the database: what it refuses there (a second row for a pair, more students than seats, an event number
+twice, a row of a deleted student) raises here too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from enrollment_service.domain.commands import Answer, Command
+from enrollment_service.domain.errors import EnrollmentError
+from enrollment_service.domain.footprint import Footprint, rounds
+from enrollment_service.domain.records import WAITLISTED, Course, Enrollment, Event, Student
+from enrollment_service.domain.rules import decide
+from enrollment_service.domain.state import Pair, Seats, State
+
+
+@dataclass
+class SeatRow:
+    """A row of `course_seats` without what stands in the course's details."""
+
+    enrolled_count: int = 0
+    waitlisted_count: int = 0
+    last_sequence: int = 0
+    last_event_time: datetime | None = None
+
+
+@dataclass
+class Memory:
+    """All tables."""
+
+    students: dict[int, Student] = field(default_factory=dict)
+    courses: dict[int, Course] = field(default_factory=dict)
+    seats: dict[int, SeatRow] = field(default_factory=dict)
+    enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
+    events: dict[tuple[int, int], Event] = field(default_factory=dict)
+
+    def create_student(self, student_id: int, now: datetime) -> None:
+        self.students[student_id] = Student(student_id, "Ann Lee", f"{student_id}@example.org", now, now, 1)
+
+    def create_course(self, course_id: int, now: datetime, **rules: Any) -> None:
+        self.courses[course_id] = Course(
+            course_id, f"C-{course_id}", "Drawing", "", create_time=now, update_time=now, version=1, **rules
+        )
+        self.seats[course_id] = SeatRow()
+
+    def run(self, commands: Sequence[Command], now: datetime) -> list[Answer | EnrollmentError]:
+        """Loads, decides and writes, in the same groups as the writer."""
+        answers: dict[int, Answer | EnrollmentError] = {}
+        for group in rounds(commands):
+            together = [commands[index] for index in group]
+            state = self.load(together, now)
+            answers.update(zip(group, decide(state, together), strict=True))
+            self.write(state)
+        return [answers[index] for index in range(len(commands))]
+
+    # --- load ---------------------------------------------------------------------------------------------------
+
+    def load(self, commands: Sequence[Command], now: datetime) -> State:
+        """What `loading.lock_and_load` loads; not a row more."""
+        footprint = Footprint.of(commands)
+        held = [one for one in self.enrollments.values() if one.student_id in footprint.deleted_students]
+        footprint.add_held((one.student_id, one.course_id) for one in held)
+        state = State(
+            now=now,
+            missing_students={student_id for student_id, _ in footprint.pairs if student_id not in self.students},
+            students=_only(self.students, footprint.updated_students | footprint.deleted_students),
+        )
+        state.seats = {course_id: self._seats(course_id) for course_id in footprint.courses if course_id in self.seats}
+        roster = [one for one in self.enrollments.values() if one.course_id in footprint.rosters]
+        for known in (_only(self.enrollments, footprint.pairs).values(), held, roster):
+            _know(state, known)
+        self._load_queues(state, footprint)
+        return state
+
+    def _seats(self, course_id: int) -> Seats:
+        course, row = self.courses[course_id], self.seats[course_id]
+        return Seats(
+            course_id,
+            course,
+            course.capacity,
+            course.waitlist_capacity,
+            course.enroll_open_time,
+            course.enroll_close_time,
+            row.enrolled_count,
+            row.waitlisted_count,
+            row.last_sequence,
+            row.last_event_time,
+        )
+
+    def _load_queues(self, state: State, footprint: Footprint) -> None:
+        needed = footprint.waiters_needed(state.seats)
+        for course_id, one in state.seats.items():
+            most = one.waitlisted_count if course_id in footprint.rosters else needed.get(course_id, 0)
+            queue = self.waiters(course_id)[:most]
+            _know(state, queue)
+            one.queue = deque(waiter.student_id for waiter in queue)
+            one.queue_whole = len(queue) == one.waitlisted_count
+
+    def waiters(self, course_id: int) -> list[Enrollment]:
+        """Who waits for a course, in order."""
+        waiting = [one for one in self.enrollments.values() if one.course_id == course_id and one.state == WAITLISTED]
+        return sorted(waiting, key=lambda one: one.sequence)
+
+    # --- write --------------------------------------------------------------------------------------------------
+
+    def write(self, state: State) -> None:
+        """What `seats.apply` and the statements after it write."""
+        inserted, updated, deleted = state.net_changes()
+        for one in inserted:
+            assert (one.student_id, one.course_id) not in self.enrollments
+        for one in updated:
+            assert (one.student_id, one.course_id) in self.enrollments
+        for pair in deleted:
+            del self.enrollments[pair]
+        _store(self.enrollments, [*inserted, *updated])
+        for event in state.events:
+            assert self.events.setdefault((event.course_id, event.sequence), event) is event
+        for seats in state.touched_seats():
+            self.seats[seats.course_id] = SeatRow(
+                seats.enrolled_count, seats.waitlisted_count, seats.last_sequence, seats.last_event_time
+            )
+        self.courses.update({course_id: state.seats[course_id].course for course_id in state.changed_courses})
+        self.students.update(_only(state.students, state.changed_students))
+        for course_id in state.deleted_courses:
+            del self.courses[course_id], self.seats[course_id]
+        for student_id in state.deleted_students:
+            del self.students[student_id]
+        self._check_constraints()
+
+    def _check_constraints(self) -> None:
+        for student_id, course_id in self.enrollments:
+            assert student_id in self.students
+            assert course_id in self.courses
+        for course_id, row in self.seats.items():
+            capacity = self.courses[course_id].capacity
+            assert row.enrolled_count >= 0
+            assert row.waitlisted_count >= 0
+            assert capacity is None or row.enrolled_count <= capacity
+
+
+def _only(table: dict[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
+    return {key: table[key] for key in keys if key in table}
+
+
+def _store(table: dict[Pair, Enrollment], rows: Iterable[Enrollment]) -> None:
+    # Positions are computed when they are read; the table has none.
+    table.update({(one.student_id, one.course_id): one._replace(waitlist_position=0) for one in rows})
+
+
+def _know(state: State, enrollments: Iterable[Enrollment]) -> None:
+    state.enrollments.update({(one.student_id, one.course_id): one for one in enrollments})

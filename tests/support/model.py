@@ -1,0 +1,352 @@
+"""The rules of enrollment once more, slowly and obviously: lists that are searched, copies that are thrown away.
+
+Written from the contract's text, not from the code it is compared with. It takes the same commands and answers in
+plain tuples. `tests/test_rules.py` holds `decide` against it, `tests/test_seats_histories.py` the whole service.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from enrollment_service.domain.commands import (
+    Command,
+    DeleteCourse,
+    DeleteStudent,
+    Enroll,
+    Import,
+    Reconcile,
+    Swap,
+    Unenroll,
+    UpdateCourse,
+    UpdateStudent,
+)
+
+NONE, ENROLLED, WAITLISTED, DROPPED = 0, 1, 2, 3
+
+# (student_id, course_id, state, waitlist_position, enroll_time, create_time, sequence)
+Row = tuple[int, int, int, int, datetime | None, datetime | None, int]
+# (course_id, sequence, student_id, previous_state, state, waitlist_position, event_time, reason)
+LogLine = tuple[int, int, int, int, int, int, datetime, str]
+# (reason, subject)
+Broken = tuple[str, str]
+
+
+class Refused(Exception):
+    """The call is refused; nothing has changed."""
+
+    def __init__(self, broken: list[Broken]) -> None:
+        super().__init__(broken)
+        self.broken = broken
+
+
+@dataclass
+class Place:
+    """A student's seat in a course, or place in its queue."""
+
+    student_id: int
+    since: datetime
+    began: datetime
+    sequence: int
+
+
+@dataclass
+class ModelCourse:
+    """A course with who sits in it and who waits, in the order they came."""
+
+    course_id: int
+    rules: dict[str, Any]
+    version: int = 1
+    seated: list[Place] = field(default_factory=list)
+    waiting: list[Place] = field(default_factory=list)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return len(self.seated), len(self.waiting)
+
+    @property
+    def has_seat(self) -> bool:
+        return self.rules["capacity"] is None or len(self.seated) < self.rules["capacity"]
+
+    def place(self, student_id: int) -> Place | None:
+        return next((one for one in self.seated + self.waiting if one.student_id == student_id), None)
+
+
+@dataclass
+class Model:
+    """Students, courses and the log. `log` keeps the events of deleted courses."""
+
+    now: datetime
+    students: dict[int, dict[str, Any]] = field(default_factory=dict)
+    courses: dict[int, ModelCourse] = field(default_factory=dict)
+    log: dict[int, list[LogLine]] = field(default_factory=dict)
+
+    def create_student(self, student_id: int) -> None:
+        self.students[student_id] = {"full_name": "Ann Lee", "version": 1}
+
+    def create_course(self, course_id: int, **rules: Any) -> None:
+        self.courses[course_id] = ModelCourse(course_id, {"title": "Drawing"} | rules)
+
+    # --- what tests ask -----------------------------------------------------------------------------------------
+
+    def answer(self, command: Command) -> Any:
+        """What the command is answered, as plain tuples; a refusal as the list of what is broken."""
+        world = copy.deepcopy(self) if getattr(command, "validate_only", False) else self
+        try:
+            return getattr(world, f"_{type(command).__name__.lower()}")(command)
+        except Refused as refused:
+            return refused.broken
+
+    def rows(self) -> list[Row]:
+        """Every live enrollment, positions included, by student and course."""
+        found = []
+        for course in self.courses.values():
+            found += [_row(one, course.course_id, ENROLLED, 0) for one in course.seated]
+            found += [
+                _row(one, course.course_id, WAITLISTED, position) for position, one in enumerate(course.waiting, 1)
+            ]
+        return sorted(found)
+
+    def events(self) -> list[LogLine]:
+        """The whole log, by course and sequence."""
+        return sorted(line for lines in self.log.values() for line in lines)
+
+    def student_etag(self, student_id: int) -> str:
+        student = self.students.get(student_id)
+        return "" if student is None else str(student["version"])
+
+    def course_etag(self, course_id: int) -> str:
+        course = self.courses.get(course_id)
+        return "" if course is None else str(course.version)
+
+    def enrollment_etag(self, student_id: int, course_id: int) -> str:
+        course = self.courses.get(course_id)
+        place = course.place(student_id) if course else None
+        return "" if place is None else str(place.sequence)
+
+    # --- entering and leaving -----------------------------------------------------------------------------------
+
+    def _enroll(self, command: Enroll) -> Any:
+        self._refuse(self._no_student(command.student_id) + self._no_courses(*command.courses))
+        courses = [self.courses[course_id] for course_id in command.courses]
+        self._refuse([line for course in courses for line in self._already_in(command.student_id, course)])
+        self._refuse([line for course in courses for line in self._no_entry(course, command.waitlist)])
+        rows = [self._enter(command.student_id, course, command.reason) for course in courses]
+        return rows, [course.counts for course in courses]
+
+    def _unenroll(self, command: Unenroll) -> Any:
+        self._refuse(self._no_student(command.student_id) + self._no_courses(command.course_id))
+        course = self.courses[command.course_id]
+        place = course.place(command.student_id)
+        if place is None and command.allow_missing:
+            return [(command.student_id, command.course_id, DROPPED, 0, None, None, 0)], []
+        subject = f"students/{command.student_id}/courses/{command.course_id}"
+        if place is None:
+            raise Refused([("NOT_ENROLLED", subject)])
+        if command.etag not in ("", str(place.sequence)):
+            raise Refused([("ETAG_MISMATCH", subject)])
+        row = self._leave(command.student_id, course, command.reason)
+        self._promote(course)
+        return [row], [course.counts]
+
+    def _swap(self, command: Swap) -> Any:
+        broken = self._no_student(command.student_id) + self._no_courses(command.from_course_id)
+        source = self.courses.get(command.from_course_id)
+        if not broken and source is not None and source.place(command.student_id) is None:
+            broken.append(("NOT_ENROLLED", f"students/{command.student_id}/courses/{command.from_course_id}"))
+        self._refuse(broken + self._no_courses(command.to_course_id))
+        assert source is not None
+        target = self.courses[command.to_course_id]
+        self._refuse(self._already_in(command.student_id, target))
+        self._refuse(self._no_entry(target, waitlist=False))
+        left = self._leave(command.student_id, source, command.reason or "swap")
+        self._promote(source)
+        entered = self._enter(command.student_id, target, command.reason or "swap")
+        return [left, entered], [source.counts, target.counts]
+
+    def _import(self, command: Import) -> Any:
+        enrolled = waitlisted = already = 0
+        rejected = []
+        for index, (student_id, course_id) in enumerate(zip(command.student_ids, command.courses, strict=True)):
+            broken = self._no_student(student_id) or self._no_courses(course_id)
+            if not broken and self.courses[course_id].place(student_id):
+                already += 1
+                continue
+            broken = broken or self._no_entry(self.courses[course_id], command.waitlist)
+            if broken:
+                rejected.append((index, broken[0][0]))
+            elif self._enter(student_id, self.courses[course_id], command.reason or "import")[2] == ENROLLED:
+                enrolled += 1
+            else:
+                waitlisted += 1
+        return enrolled, waitlisted, already, rejected
+
+    def _reconcile(self, command: Reconcile) -> Any:
+        missing = [line for student_id in command.student_ids for line in self._no_student(student_id)]
+        self._refuse(missing + self._no_courses(command.course_id))
+        course = self.courses[command.course_id]
+        wanted = sorted(command.student_ids)
+        staying = [one.student_id for one in course.seated if one.student_id in wanted]
+        waiters = sorted(one.student_id for one in course.waiting if one.student_id not in wanted)
+        sitters = sorted(one.student_id for one in course.seated if one.student_id not in wanted)
+        self._refuse(self._roster_broken(course, command, len(staying), len(waiters) + len(sitters)))
+        reason = command.reason or "reconcile"
+        for student_id in waiters:
+            self._leave(student_id, course, reason)
+        for student_id in sitters:
+            self._leave(student_id, course, reason)
+            self._promote(course)
+        for student_id in wanted:
+            if course.place(student_id) is None:
+                self._sit(student_id, course, reason)
+        added = [student_id for student_id in wanted if student_id not in staying]
+        return added, sorted(waiters + sitters), len(staying)
+
+    def _roster_broken(self, course: ModelCourse, command: Reconcile, staying: int, removals: int) -> list[Broken]:
+        subject = f"courses/{course.course_id}"
+        broken = [("TOO_MANY_REMOVALS", subject)] if removals > command.max_removals else []
+        if len(command.student_ids) > staying:
+            broken += self._window_broken(course)
+        capacity = course.rules["capacity"]
+        if capacity is not None and len(command.student_ids) > capacity:
+            broken.append(("COURSE_FULL", subject))
+        return broken
+
+    # --- courses and students -----------------------------------------------------------------------------------
+
+    def _updatecourse(self, command: UpdateCourse) -> Any:
+        course = self._course(command.course_id, command.etag)
+        rules = course.rules | dict(command.changes)
+        if (
+            rules["enroll_open_time"] is not None
+            and rules["enroll_close_time"] is not None
+            and rules["enroll_open_time"] >= rules["enroll_close_time"]
+        ):
+            raise Refused([("INVALID_FIELD", "course.enroll_close_time")])
+        if rules["capacity"] is not None and rules["capacity"] < len(course.seated):
+            raise Refused([("CAPACITY_BELOW_ENROLLED", f"courses/{course.course_id}")])
+        course.version += rules != course.rules
+        course.rules = rules
+        self._promote(course)
+        return course.version, course.counts
+
+    def _deletecourse(self, command: DeleteCourse) -> Any:
+        course = self._course(command.course_id, command.etag)
+        if course.counts != (0, 0) and not command.force:
+            raise Refused([("HAS_ENROLLMENTS", f"courses/{course.course_id}")])
+        for places in (course.waiting, course.seated):
+            for student_id in sorted(one.student_id for one in places):
+                self._leave(student_id, course, command.reason or "course_deleted")
+        del self.courses[course.course_id]
+        return ()
+
+    def _updatestudent(self, command: UpdateStudent) -> Any:
+        student = self._student(command.student_id, command.etag)
+        changed = student | dict(command.changes)
+        changed["version"] += changed != student
+        self.students[command.student_id] = changed
+        return changed["version"]
+
+    def _deletestudent(self, command: DeleteStudent) -> Any:
+        self._student(command.student_id, command.etag)
+        courses = [self.courses[course_id] for course_id in sorted(self.courses)]
+        waits = [one for one in courses if command.student_id in [place.student_id for place in one.waiting]]
+        sits = [one for one in courses if command.student_id in [place.student_id for place in one.seated]]
+        if waits + sits and not command.force:
+            raise Refused([("HAS_ENROLLMENTS", f"students/{command.student_id}")])
+        for course in waits + sits:
+            self._leave(command.student_id, course, command.reason or "student_deleted")
+            self._promote(course)
+        del self.students[command.student_id]
+        return ()
+
+    def _course(self, course_id: int, etag: str) -> ModelCourse:
+        self._refuse(self._no_courses(course_id))
+        if etag not in ("", str(self.courses[course_id].version)):
+            raise Refused([("ETAG_MISMATCH", f"courses/{course_id}")])
+        return self.courses[course_id]
+
+    def _student(self, student_id: int, etag: str) -> dict[str, Any]:
+        self._refuse(self._no_student(student_id))
+        if etag not in ("", str(self.students[student_id]["version"])):
+            raise Refused([("ETAG_MISMATCH", f"students/{student_id}")])
+        return self.students[student_id]
+
+    # --- single rules -------------------------------------------------------------------------------------------
+
+    def _refuse(self, broken: list[Broken]) -> None:
+        if broken:
+            raise Refused(broken)
+
+    def _no_student(self, student_id: int) -> list[Broken]:
+        return [] if student_id in self.students else [("STUDENT_NOT_FOUND", f"students/{student_id}")]
+
+    def _no_courses(self, *course_ids: int) -> list[Broken]:
+        return [("COURSE_NOT_FOUND", f"courses/{one}") for one in course_ids if one not in self.courses]
+
+    def _already_in(self, student_id: int, course: ModelCourse) -> list[Broken]:
+        subject = f"courses/{course.course_id}"
+        if student_id in [one.student_id for one in course.seated]:
+            return [("ALREADY_ENROLLED", subject)]
+        return [("ALREADY_WAITLISTED", subject)] if course.place(student_id) else []
+
+    def _window_broken(self, course: ModelCourse) -> list[Broken]:
+        subject, broken = f"courses/{course.course_id}", []
+        if course.rules["enroll_open_time"] is not None and self.now < course.rules["enroll_open_time"]:
+            broken.append(("ENROLLMENT_NOT_OPEN", subject))
+        if course.rules["enroll_close_time"] is not None and self.now >= course.rules["enroll_close_time"]:
+            broken.append(("ENROLLMENT_CLOSED", subject))
+        return broken
+
+    def _no_entry(self, course: ModelCourse, waitlist: bool) -> list[Broken]:
+        subject, broken = f"courses/{course.course_id}", self._window_broken(course)
+        if not course.has_seat or course.waiting:
+            if not waitlist:
+                broken.append(("COURSE_FULL", subject))
+            elif len(course.waiting) >= course.rules["waitlist_capacity"]:
+                broken.append(("WAITLIST_FULL", subject))
+        return broken
+
+    # --- what changes -------------------------------------------------------------------------------------------
+
+    def _enter(self, student_id: int, course: ModelCourse, reason: str) -> Row:
+        if course.has_seat and not course.waiting:
+            return self._sit(student_id, course, reason)
+        line = self._write(course, student_id, NONE, WAITLISTED, len(course.waiting) + 1, reason)
+        course.waiting.append(Place(student_id, line[6], line[6], line[1]))
+        return _row(course.waiting[-1], course.course_id, WAITLISTED, len(course.waiting))
+
+    def _sit(self, student_id: int, course: ModelCourse, reason: str) -> Row:
+        line = self._write(course, student_id, NONE, ENROLLED, 0, reason)
+        course.seated.append(Place(student_id, line[6], line[6], line[1]))
+        return _row(course.seated[-1], course.course_id, ENROLLED, 0)
+
+    def _leave(self, student_id: int, course: ModelCourse, reason: str) -> Row:
+        place = course.place(student_id)
+        assert place is not None
+        was, places = (ENROLLED, course.seated) if place in course.seated else (WAITLISTED, course.waiting)
+        places.remove(place)
+        line = self._write(course, student_id, was, DROPPED, 0, reason)
+        return student_id, course.course_id, DROPPED, 0, line[6], place.began, line[1]
+
+    def _promote(self, course: ModelCourse) -> None:
+        closes = course.rules["enroll_close_time"]
+        while course.waiting and course.has_seat and (closes is None or self.now < closes):
+            place = course.waiting.pop(0)
+            line = self._write(course, place.student_id, WAITLISTED, ENROLLED, 0, "waitlist_promotion")
+            course.seated.append(Place(place.student_id, line[6], place.began, line[1]))
+
+    def _write(
+        self, course: ModelCourse, student_id: int, before: int, after: int, position: int, reason: str
+    ) -> LogLine:
+        lines = self.log.setdefault(course.course_id, [])
+        time = max([self.now] + [line[6] for line in lines[-1:]])
+        line = (course.course_id, len(lines) + 1, student_id, before, after, position, time, reason)
+        lines.append(line)
+        return line
+
+
+def _row(place: Place, course_id: int, state: int, position: int) -> Row:
+    return place.student_id, course_id, state, position, place.since, place.began, place.sequence
