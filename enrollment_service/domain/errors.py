@@ -1,6 +1,6 @@
 """The ways a call can be refused or fail, in the terms of the domain. Imports nothing of ours.
 
-How each becomes a gRPC status stands in `status.py`; nothing here knows of gRPC.
+How each becomes a gRPC status stands in `api/status.py`; nothing here knows of gRPC.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -55,8 +56,11 @@ class Violation:
     observed: Mapping[str, str] = field(default_factory=dict)
 
 
-class EnrollmentError(Exception):
-    """A refusal: it had no effect. Carries at least one violation; the first one gives the reason."""
+class ServiceError(Exception):
+    """A call that failed in a way its caller is told. Unless it is a `Refusal`, its effect is unknown.
+
+    Carries at least one violation; the first one gives the reason.
+    """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__(violations[0].reason)
@@ -68,26 +72,30 @@ class EnrollmentError(Exception):
         return self.violations[0].reason
 
     @classmethod
-    def one(cls, reason: Reason, subject: str, text: str, **observed: object) -> EnrollmentError:
-        """A refusal with a single violation."""
+    def of(cls, reason: Reason, subject: str, text: str, **observed: object) -> Self:
+        """An error with a single violation."""
         return cls([Violation(reason, subject, text, {key: str(value) for key, value in observed.items()})])
 
 
-class Overloaded(EnrollmentError):
-    """Too many calls wait already; this one had no effect."""
+class Refusal(ServiceError):
+    """A call that was refused: it had no effect."""
+
+
+class Overloaded(Refusal):
+    """Too many calls wait already."""
 
     def __init__(self) -> None:
         super().__init__([Violation(Reason.OVERLOADED, "", "Too many calls are waiting.")])
 
 
-class DatabaseUnavailable(EnrollmentError):
+class DatabaseUnavailable(ServiceError):
     """The database does not answer; a change may or may not have happened."""
 
     def __init__(self) -> None:
         super().__init__([Violation(Reason.DATABASE_UNAVAILABLE, "", "The database is not available.")])
 
 
-class ShuttingDown(EnrollmentError):
+class ShuttingDown(ServiceError):
     """This server is stopping; a change may or may not have happened."""
 
     def __init__(self) -> None:
@@ -129,9 +137,9 @@ def invalid_field(name: str, text: str) -> Violation:
     return Violation(Reason.INVALID_FIELD, name, text, {"field": name})
 
 
-def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> EnrollmentError:
+def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> Refusal:
     """The resource has changed since the caller read it; `etag` is the present one."""
-    return EnrollmentError.one(
+    return Refusal.of(
         Reason.ETAG_MISMATCH,
         subject,
         "The resource has changed since this etag was given out; read it again.",
@@ -139,15 +147,15 @@ def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> En
     )
 
 
-def email_taken(owner: int | None) -> EnrollmentError:
+def email_taken(owner: int | None) -> Refusal:
     """Another student has the e-mail address; the owner may have gone again meanwhile."""
     known = {} if owner is None else {"student_id": owner}
     subject = "students" if owner is None else f"students/{owner}"
-    return EnrollmentError.one(Reason.EMAIL_TAKEN, subject, "Another student has this e-mail address.", **known)
+    return Refusal.of(Reason.EMAIL_TAKEN, subject, "Another student has this e-mail address.", **known)
 
 
-def code_taken(owner: int | None) -> EnrollmentError:
+def code_taken(owner: int | None) -> Refusal:
     """Another course has the code; the owner may have gone again meanwhile."""
     known = {} if owner is None else {"course_id": owner}
     subject = "courses" if owner is None else f"courses/{owner}"
-    return EnrollmentError.one(Reason.CODE_TAKEN, subject, "Another course has this code.", **known)
+    return Refusal.of(Reason.CODE_TAKEN, subject, "Another course has this code.", **known)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from enrollment_service.domain.commands import (
     Command,
@@ -13,11 +14,13 @@ from enrollment_service.domain.commands import (
     Enroll,
     Import,
     Reconcile,
+    RequestKey,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
 )
+from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.state import Pair, Seats
 
 
@@ -39,25 +42,25 @@ class Footprint:
     held: set[Pair] = field(default_factory=set)
 
     @classmethod
-    def of(cls, commands: Iterable[Command]) -> Footprint:
+    def of(cls, commands: Iterable[Command[Any]]) -> Footprint:
         """The footprint of commands that are decided together."""
         footprint = cls()
         for command in commands:
             footprint._add(command)
         return footprint
 
-    def _add(self, command: Command) -> None:
-        self.courses.update(command.course_ids)
+    def _add(self, command: Command[Any]) -> None:
+        self.courses.update(command.locks)
         match command:
             case Enroll():
-                self.pairs.update((command.student_id, course_id) for course_id in command.courses)
+                self.pairs.update((command.student_id, course_id) for course_id in command.course_ids)
             case Import():
-                self.pairs.update(zip(command.student_ids, command.courses, strict=True))
+                self.pairs.update(zip(command.student_ids, command.course_ids, strict=True))
             case Unenroll():
                 self.pairs.add((command.student_id, command.course_id))
                 self.leaving[command.course_id] += 1
             case Swap():
-                self.pairs.update((command.student_id, course_id) for course_id in command.course_ids)
+                self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving[command.from_course_id] += 1
             case Reconcile():
                 self.pairs.update((student_id, command.course_id) for student_id in command.student_ids)
@@ -87,36 +90,40 @@ class Footprint:
         """How many waiters of which locked courses may be promoted or leave."""
         needed = {}
         for course_id in {*self.leaving, *self.capacities} - self.rosters:
-            one = seats.get(course_id)
-            if one is None or not one.waitlisted_count:
+            row = seats.get(course_id)
+            if row is None or not row.waitlisted_count:
                 continue
-            largest = _larger(one.capacity, self.capacities.get(course_id, 0))
-            free = one.waitlisted_count if largest is None else max(0, largest - one.enrolled_count)
-            needed[course_id] = min(one.waitlisted_count, free + self.leaving[course_id])
+            largest = _larger(row.capacity, self.capacities.get(course_id, 0))
+            free = row.waitlisted_count if largest is None else max(0, largest - row.enrolled_count)
+            needed[course_id] = min(row.waitlisted_count, free + self.leaving[course_id])
         return needed
 
 
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
+def _larger(left: int | None, right: int | None) -> int | None:
+    """The larger of two capacities; None is no limit."""
+    return None if left is None or right is None else max(left, right)
 
 
-def rounds(commands: Sequence[Command]) -> list[list[int]]:
-    """The indices of commands in groups that may share a transaction, first come first.
+def rounds(commands: Iterable[Command[Any]]) -> list[list[Command[Any]]]:
+    """Commands in groups that may share a transaction, first come first.
 
     Commands that may break a unique key go alone. Two payloads under one request_id go one after the other, because
     what becomes of the second depends on whether the first was refused.
     """
-    together: list[int] = []
-    apart: list[list[int]] = []
-    seen: dict[object, bytes] = {}
-    for index, command in enumerate(commands):
-        if command.recorded:
-            fingerprint = command.fingerprint()
-            if seen.setdefault((command.actor, command.request_id), fingerprint) != fingerprint:
-                apart.append([index])
-                continue
-        if command.alone:
-            apart.append([index])
+    together: list[Command[Any]] = []
+    apart: list[list[Command[Any]]] = []
+    first: dict[RequestKey, Command[Any]] = {}
+    for command in commands:
+        if command.alone or _at_odds(command, first):
+            apart.append([command])
         else:
-            together.append(index)
+            together.append(command)
     return [together, *apart] if together else apart
+
+
+def _at_odds(command: Command[Any], first: dict[RequestKey, Command[Any]]) -> bool:
+    """Whether an earlier command has the same request_id and another payload."""
+    if command.key is None:
+        return False
+    earlier = first.setdefault(command.key, command)
+    return earlier is not command and fingerprint(earlier) != fingerprint(command)

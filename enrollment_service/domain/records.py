@@ -41,9 +41,7 @@ class NewStudent(NamedTuple):
     email: str
 
 
-class Course(NamedTuple):
-    """What clients write of a course. For one course_id and version it never changes."""
-
+class _CourseFields(NamedTuple):
     course_id: int
     code: str
     title: str
@@ -55,6 +53,15 @@ class Course(NamedTuple):
     create_time: datetime
     update_time: datetime
     version: int
+
+
+class Course(_CourseFields):
+    """What clients write of a course. For one course_id and version it never changes.
+
+    So it may be remembered, and `encoded` is where the door keeps the bytes it shows of it, remembered with it.
+    """
+
+    encoded: bytes | None = None
 
     @property
     def etag(self) -> str:
@@ -97,6 +104,14 @@ class Enrollment(NamedTuple):
     def etag(self) -> str:
         """Changes with the state, not with the position."""
         return str(self.sequence) if self.sequence else ""
+
+
+class EnrollmentView(NamedTuple):
+    """An enrollment with its student and its course, each where it is asked for."""
+
+    enrollment: Enrollment
+    student: Student | None = None
+    course: CountedCourse | None = None
 
 
 class Event(NamedTuple):

@@ -29,8 +29,8 @@ from enrollment_service.domain.commands import (
     UpdateStudent,
 )
 from enrollment_service.domain.errors import (
-    EnrollmentError,
     Reason,
+    Refusal,
     Violation,
     course_not_found,
     etag_mismatch,
@@ -45,22 +45,23 @@ from enrollment_service.domain.records import (
     WAITLISTED,
     CountedCourse,
     Enrollment,
+    EnrollmentView,
     Student,
 )
 from enrollment_service.domain.state import Cause, Seats, State
 
 
-def decide(state: State, commands: Sequence[Command]) -> list[Answer | EnrollmentError]:
+def decide(state: State, commands: Sequence[Command[Any]]) -> list[Answer | Refusal]:
     """The answer to each command, decided in order, each on what the ones before it left."""
-    return [_decide_one(state, command) for command in commands]
+    return [_outcome(state, command) for command in commands]
 
 
-def _decide_one(state: State, command: Command) -> Answer | EnrollmentError:
-    if getattr(command, "validate_only", False):
+def _outcome(state: State, command: Command[Any]) -> Answer | Refusal:
+    if command.validate_only:
         state = state.copy()
     try:
         return _RULES[type(command)](state, command)
-    except EnrollmentError as refusal:
+    except Refusal as refusal:
         return refusal
 
 
@@ -69,23 +70,23 @@ def _decide_one(state: State, command: Command) -> Answer | EnrollmentError:
 
 def enroll(state: State, command: Enroll) -> EnrollmentsAnswer:
     """A student enters several courses or none."""
-    _refuse_if(_missing(state, command.student_id, command.courses))
-    courses = [state.seats[course_id] for course_id in command.courses]
+    _refuse_if(_missing(state, command.student_id, command.course_ids))
+    courses = [state.seats[course_id] for course_id in command.course_ids]
     _refuse_if([found for seats in courses for found in _already_in(state, command.student_id, seats)])
     _refuse_if([found for seats in courses for found in entry_violations(seats, state.now, command.waitlist)])
     cause = _cause(command)
-    entered = tuple(_enter(state, command.student_id, seats, cause) for seats in courses)
-    return EnrollmentsAnswer(entered, tuple(seats.counted for seats in courses))
+    entered = [(_enter(state, command.student_id, seats, cause), seats) for seats in courses]
+    return EnrollmentsAnswer(tuple(EnrollmentView(enrollment, course=seats.counted) for enrollment, seats in entered))
 
 
 def unenroll(state: State, command: Unenroll) -> EnrollmentsAnswer:
     """A student leaves a course or its waitlist; the first waiter takes the seat."""
-    _refuse_if(_missing(state, command.student_id, command.course_ids))
+    _refuse_if(_missing(state, command.student_id, command.locks))
     enrollment = state.enrollments.get((command.student_id, command.course_id))
     if enrollment is None:
         if command.allow_missing:
-            return EnrollmentsAnswer((_never_enrolled(command),))
-        raise EnrollmentError([not_enrolled(command.student_id, command.course_id)])
+            return EnrollmentsAnswer((EnrollmentView(_never_enrolled(command)),))
+        raise Refusal([not_enrolled(command.student_id, command.course_id)])
     if command.etag and command.etag != enrollment.etag:
         raise etag_mismatch(
             f"students/{command.student_id}/courses/{command.course_id}",
@@ -97,13 +98,13 @@ def unenroll(state: State, command: Unenroll) -> EnrollmentsAnswer:
     cause = _cause(command)
     dropped = state.drop(enrollment, seats, cause)
     state.promote(seats, cause)
-    return EnrollmentsAnswer((dropped,), (seats.counted,))
+    return EnrollmentsAnswer((EnrollmentView(dropped, course=seats.counted),))
 
 
 def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     """A student leaves one course and takes a free seat in another, or nothing changes."""
     leaving = state.enrollments.get((command.student_id, command.from_course_id))
-    missing = _missing(state, command.student_id, command.course_ids)
+    missing = _missing(state, command.student_id, command.locks)
     if leaving is None and not {f"students/{command.student_id}", f"courses/{command.from_course_id}"} & {
         violation.subject for violation in missing
     }:
@@ -117,7 +118,9 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     dropped = state.drop(leaving, source, cause)
     state.promote(source, cause)
     entered = state.seat(command.student_id, target, cause)
-    return EnrollmentsAnswer((dropped, entered), (source.counted, target.counted))
+    return EnrollmentsAnswer(
+        (EnrollmentView(dropped, course=source.counted), EnrollmentView(entered, course=target.counted))
+    )
 
 
 def import_rows(state: State, command: Import) -> ImportAnswer:
@@ -126,7 +129,7 @@ def import_rows(state: State, command: Import) -> ImportAnswer:
     counts = {ENROLLED: 0, WAITLISTED: 0}
     already = 0
     rejected: list[tuple[int, Reason]] = []
-    for index, pair in enumerate(zip(command.student_ids, command.courses, strict=True)):
+    for index, pair in enumerate(zip(command.student_ids, command.course_ids, strict=True)):
         student_id, course_id = pair
         seats = state.seats.get(course_id)
         if student_id in state.missing_students:
@@ -148,14 +151,14 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted.
     """
     _refuse_if(
-        [student_not_found(one) for one in command.student_ids if one in state.missing_students]
+        [student_not_found(student_id) for student_id in command.student_ids if student_id in state.missing_students]
         + ([] if command.course_id in state.seats else [course_not_found(command.course_id)])
     )
     seats = state.seats[command.course_id]
     wanted = set(command.student_ids)
     present = state.enrollments_of(course_id=command.course_id)
-    leaving = [one for one in present if one.student_id not in wanted]
-    staying = {one.student_id for one in present if one.state == ENROLLED} & wanted
+    leaving = [enrollment for enrollment in present if enrollment.student_id not in wanted]
+    staying = {enrollment.student_id for enrollment in present if enrollment.state == ENROLLED} & wanted
     _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
     cause = _cause(command, "reconcile")
     for enrollment in leaving:
@@ -167,7 +170,7 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
             state.seat(student_id, seats, cause)
     return ReconcileAnswer(
         added=tuple(sorted(wanted - staying)),
-        removed=tuple(sorted(one.student_id for one in leaving)),
+        removed=tuple(sorted(enrollment.student_id for enrollment in leaving)),
         unchanged_count=len(staying),
     )
 
@@ -177,7 +180,7 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
 
 def update_course(state: State, command: UpdateCourse) -> CountedCourse:
     """Fields of a course change; seats that this frees or opens go to the waiters at once."""
-    _refuse_if(_missing_courses(state, command.course_ids))
+    _refuse_if(_missing_courses(state, command.locks))
     seats = state.seats[command.course_id]
     _check_course_etag(seats, command.etag)
     wanted = seats.course._replace(**_seat_rules(seats))._replace(**command.changes)
@@ -191,7 +194,7 @@ def update_course(state: State, command: UpdateCourse) -> CountedCourse:
 
 def delete_course(state: State, command: DeleteCourse) -> Done:
     """A course goes; with force everybody in it is dropped, waiters first, and nobody is promoted."""
-    _refuse_if(_missing_courses(state, command.course_ids))
+    _refuse_if(_missing_courses(state, command.locks))
     seats = state.seats[command.course_id]
     _check_course_etag(seats, command.etag)
     if not command.force:
@@ -219,7 +222,7 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
     _student(state, command.student_id, command.etag)
     held = state.enrollments_of(student_id=command.student_id)
     if not command.force:
-        waiting = sum(one.state == WAITLISTED for one in held)
+        waiting = sum(enrollment.state == WAITLISTED for enrollment in held)
         _refuse_if(_has_enrollments(f"students/{command.student_id}", len(held) - waiting, waiting))
     cause = _cause(command, "student_deleted")
     for enrollment in held:
@@ -230,7 +233,7 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
     return Done()
 
 
-_RULES: dict[type[Command], Callable[[State, Any], Answer]] = {
+_RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
     Enroll: enroll,
     Unenroll: unenroll,
     Swap: swap,
@@ -332,7 +335,7 @@ def _missing_courses(state: State, course_ids: Sequence[int]) -> list[Violation]
 def _student(state: State, student_id: int, etag: str) -> Student:
     student = state.students.get(student_id)
     if student is None:
-        raise EnrollmentError([student_not_found(student_id)])
+        raise Refusal([student_not_found(student_id)])
     if etag and etag != student.etag:
         raise etag_mismatch(f"students/{student_id}", "student_id", student_id, student.etag)
     return student
@@ -406,7 +409,7 @@ def _roster_room(state: State, seats: Seats, wanted: set[int], staying: set[int]
     emptied.enrolled_count = len(staying)
     emptied.waitlisted_count = 0
     violations = entry_violations(emptied, state.now, waitlist=True)
-    window = [one for one in violations if one.reason is not Reason.WAITLIST_FULL]
+    window = [violation for violation in violations if violation.reason is not Reason.WAITLIST_FULL]
     if seats.capacity is not None and len(wanted) > seats.capacity:
         window.append(
             _course_violation(
@@ -430,8 +433,8 @@ def _never_enrolled(command: Unenroll) -> Enrollment:
     return Enrollment(command.student_id, command.course_id, DROPPED, 0, None, None, 0)
 
 
-def _cause(command: Command, otherwise: str = "") -> Cause:
-    return Cause(command.request_id, command.actor, command.reason or otherwise)
+def _cause(command: Command[Any], otherwise: str = "") -> Cause:
+    return Cause(command.request_id, command.caller.subject, command.reason or otherwise)
 
 
 def _timestamp(moment: datetime) -> str:
@@ -440,4 +443,4 @@ def _timestamp(moment: datetime) -> str:
 
 def _refuse_if(violations: Sequence[Violation]) -> None:
     if violations:
-        raise EnrollmentError(violations)
+        raise Refusal(violations)

@@ -30,7 +30,7 @@ PROMOTION = "waitlist_promotion"
 
 
 class Cause(NamedTuple):
-    """Whom and what the event log names for a transition."""
+    """What the event log names for a transition: the request, the actor and the reason."""
 
     request_id: UUID | None
     actor: str
@@ -109,7 +109,7 @@ class State:
             for (student, course), enrollment in self.enrollments.items()
             if student == student_id or course == course_id
         ]
-        return sorted(found, key=lambda one: (one.state != WAITLISTED, one.course_id, one.student_id))
+        return sorted(found, key=_leaving_order)
 
     def seat(self, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
         """Gives a newcomer a seat."""
@@ -239,3 +239,8 @@ class State:
         )
         self.events.append(event)
         return event
+
+
+def _leaving_order(enrollment: Enrollment) -> tuple[bool, int, int]:
+    """Waiters first, so that nobody is promoted who is about to leave too."""
+    return enrollment.state != WAITLISTED, enrollment.course_id, enrollment.student_id

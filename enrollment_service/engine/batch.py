@@ -1,77 +1,62 @@
-"""One batch in one transaction: claim request ids, lock, load, decide, apply. The caller commits."""
+"""One batch in one transaction: claim request ids, lock, load, decide, apply. Who calls it commits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
-from sqlalchemy.sql.expression import ColumnElement
-
-from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswer
-from enrollment_service.domain.errors import EnrollmentError, Reason
+from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswer, RequestKey
+from enrollment_service.domain.errors import Reason, Refusal
+from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import State
 from enrollment_service.engine import replies
 from enrollment_service.engine.loading import lock_and_load
 from enrollment_service.store import courses, requests, seats, students
-from enrollment_service.store.courses import CourseMemory
-from enrollment_service.store.database import DriverConnection
-from enrollment_service.store.requests import Key, Recorded
+from enrollment_service.store.database import Database
+from enrollment_service.store.requests import Recorded
+from enrollment_service.store.transactions import DriverConnection
 
-Outcome = Answer | EnrollmentError
+Outcome: TypeAlias = Answer | Refusal
+Outcomes: TypeAlias = dict[Command[Any], Outcome]
 
 
-async def run_batch(
-    connection: DriverConnection, commands: Sequence[Command], memory: CourseMemory, clock: ColumnElement[datetime]
-) -> list[Outcome]:
+async def run_batch(connection: DriverConnection, commands: Sequence[Command[Any]], database: Database) -> Outcomes:
     """The outcome of each command, written but not yet committed.
 
     Commands that share a request_id must have the same payload (see `footprint.rounds`); they are decided once.
     """
-    first = _first_of_each(commands)
-    recorded = await _claim([commands[index] for index in first.values()], connection)
-    fresh = [index for index in first.values() if _key(commands[index]) not in recorded]
-    decided = await _decide([commands[index] for index in fresh], connection, memory, clock)
-    by_index: dict[int, Outcome] = dict(zip(fresh, decided, strict=True))
-    replayed = await _replay([(index, commands[index]) for index in first.values()], recorded, connection)
-    by_index.update(replayed)
-    return [by_index[first[_identity(command, index)]] for index, command in enumerate(commands)]
+    originals = _originals(commands)
+    recorded = await _claim(originals.values(), connection)
+    fresh = [command for command in dict.fromkeys(originals.values()) if command not in recorded]
+    outcomes = await _decide(fresh, connection, database) | await _replay(recorded, connection)
+    return {command: outcomes[original] for command, original in originals.items()}
 
 
-def _key(command: Command) -> Key | None:
-    return (command.actor, command.request_id) if command.recorded and command.request_id else None
+def _originals(commands: Iterable[Command[Any]]) -> dict[Command[Any], Command[Any]]:
+    """For each command the first one with its request_id; one without stands for itself."""
+    first: dict[RequestKey, Command[Any]] = {}
+    return {command: command if command.key is None else first.setdefault(command.key, command) for command in commands}
 
 
-def _identity(command: Command, index: int) -> Key | int:
-    return _key(command) or index
+async def _claim(commands: Iterable[Command[Any]], connection: DriverConnection) -> dict[Command[Any], Recorded]:
+    """What is on record for commands whose request_id was used before; the ids of the others are claimed."""
+    claimants = {command.key: command for command in commands if command.key is not None}
+    if not claimants:
+        return {}
+    recorded = await requests.claim(connection, {key: fingerprint(command) for key, command in claimants.items()})
+    return {claimants[key]: record for key, record in recorded.items()}
 
 
-def _first_of_each(commands: Sequence[Command]) -> dict[Key | int, int]:
-    """The index of the first command of each request_id; commands without one stand for themselves."""
-    first: dict[Key | int, int] = {}
-    for index, command in enumerate(commands):
-        first.setdefault(_identity(command, index), index)
-    return first
-
-
-async def _claim(commands: Sequence[Command], connection: DriverConnection) -> dict[Key, Recorded]:
-    """What is on record for request ids that were used before; the others are claimed."""
-    fingerprints = {key: command.fingerprint() for command in commands if (key := _key(command)) is not None}
-    return dict(await requests.claim(connection, fingerprints)) if fingerprints else {}
-
-
-async def _decide(
-    commands: Sequence[Command], connection: DriverConnection, memory: CourseMemory, clock: ColumnElement[datetime]
-) -> list[Outcome]:
+async def _decide(commands: Sequence[Command[Any]], connection: DriverConnection, database: Database) -> Outcomes:
     if not commands:
-        # A replay may only be acknowledged when what it repeats is as durable as a fresh commit would be.
-        await connection.execute("SELECT pg_logical_emit_message(true, 'enrollment', 'replay')")
-        return []
-    state = await lock_and_load(connection, commands, memory, clock)
-    decided = decide(state, commands)
+        await requests.confirm_replay(connection)
+        return {}
+    state = await lock_and_load(connection, commands, database)
+    outcomes = dict(zip(commands, decide(state, commands), strict=True))
     await _apply(state, connection)
-    await _record(commands, decided, connection)
-    return decided
+    await _record(outcomes, connection)
+    return outcomes
 
 
 async def _apply(state: State, connection: DriverConnection) -> None:
@@ -88,48 +73,44 @@ async def _apply(state: State, connection: DriverConnection) -> None:
         await students.delete_students(connection, sorted(state.deleted_students))
 
 
-async def _record(commands: Sequence[Command], decided: Sequence[Outcome], connection: DriverConnection) -> None:
-    answers: dict[Key, str] = {}
-    refused: list[Key] = []
-    for command, outcome in zip(commands, decided, strict=True):
-        key = _key(command)
-        if key is None:
+async def _record(outcomes: Outcomes, connection: DriverConnection) -> None:
+    """Keeps the answers of commands that took effect; the ids of those that were refused are free again."""
+    answers: dict[RequestKey, str] = {}
+    refused: list[RequestKey] = []
+    for command, outcome in outcomes.items():
+        if command.key is None:
             continue
-        if isinstance(outcome, EnrollmentError):
-            refused.append(key)
+        if isinstance(outcome, Refusal):
+            refused.append(command.key)
         else:
-            answers[key] = replies.encode(outcome)
+            answers[command.key] = replies.encode(outcome)
     await requests.record(connection, answers)
     await requests.release(connection, refused)
 
 
-async def _replay(
-    commands: Sequence[tuple[int, Command]], recorded: dict[Key, Recorded], connection: DriverConnection
-) -> dict[int, Outcome]:
+async def _replay(recorded: dict[Command[Any], Recorded], connection: DriverConnection) -> Outcomes:
     """The answers on record, with today's details of the courses."""
-    replayed: dict[int, Outcome] = {}
-    for index, command in commands:
-        key = _key(command)
-        record = recorded.get(key) if key else None
-        if record is None:
-            continue
-        if record.fingerprint != command.fingerprint():
-            replayed[index] = _reused()
-        else:
-            replayed[index] = await _with_courses(replies.decode(record.outcome), connection)
-    return replayed
+    return {command: await _reply(command, record, connection) for command, record in recorded.items()}
 
 
-async def _with_courses(answer: Answer, connection: DriverConnection) -> Answer:
-    if not isinstance(answer, EnrollmentsAnswer):
-        return answer
-    course_ids = [one.course_id for one in answer.enrollments]
-    found = await courses.read_courses(connection, course_ids)
-    return answer._replace(courses=tuple(found.get(course_id) for course_id in course_ids))
+async def _reply(command: Command[Any], record: Recorded, connection: DriverConnection) -> Outcome:
+    if record.fingerprint != fingerprint(command):
+        return _reused()
+    answer = replies.decode(record.outcome)
+    if command.shows_courses and isinstance(answer, EnrollmentsAnswer):
+        return await _with_courses(answer, connection)
+    return answer
 
 
-def _reused() -> EnrollmentError:
-    return EnrollmentError.one(
+async def _with_courses(answer: EnrollmentsAnswer, connection: DriverConnection) -> EnrollmentsAnswer:
+    found = await courses.read_courses(connection, [view.enrollment.course_id for view in answer.enrollments])
+    return EnrollmentsAnswer(
+        tuple(view._replace(course=found.get(view.enrollment.course_id)) for view in answer.enrollments)
+    )
+
+
+def _reused() -> Refusal:
+    return Refusal.of(
         Reason.REQUEST_ID_REUSED,
         "request_id",
         "was used before for another method or payload; use a new one",

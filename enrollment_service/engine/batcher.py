@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 # but leaves when so many turns of the event loop brought nobody, or after so many seconds. A fixed pause would fill
 # batches as well, but a few callers in flight would pay for it on every call; a lone caller waits for nobody.
 QUIET_TURNS = 40
-LONGEST_WAIT = 0.003
+MAX_WAIT_SECONDS = 0.003
 
 
 class Batcher(Generic[Item, Answer]):
@@ -33,12 +33,12 @@ class Batcher(Generic[Item, Answer]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         *,
-        most: int,
+        max_weight: int,
         max_waiting: int,
         weigh: Callable[[Item], int] = lambda _: 1,
     ) -> None:
         self._run = run
-        self._most = most
+        self._max_weight = max_weight
         self._max_waiting = max_waiting
         self._weigh = weigh
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
@@ -83,12 +83,12 @@ class Batcher(Generic[Item, Answer]):
 
     async def _gather(self) -> None:
         """Waits for callers who are just arriving, as many as were there before."""
-        expected = min(self._expected, self._most)
+        expected = min(self._expected, self._max_weight)
         seen = len(self._queue)
         if seen >= expected:
             return
         clock = asyncio.get_running_loop().time
-        latest = clock() + LONGEST_WAIT
+        latest = clock() + MAX_WAIT_SECONDS
         quiet = 0
         while quiet < QUIET_TURNS and seen < expected and clock() < latest:
             await asyncio.sleep(0)
@@ -102,7 +102,7 @@ class Batcher(Generic[Item, Answer]):
             item, answer = self._queue[0]
             if not answer.done():
                 weight += self._weigh(item)
-                if batch and weight > self._most:
+                if batch and weight > self._max_weight:
                     break
                 batch.append((item, answer))
             self._queue.popleft()
@@ -112,7 +112,7 @@ class Batcher(Generic[Item, Answer]):
         try:
             results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            results = [(one, error) for one in batch]
+            results = [(waiting, error) for waiting in batch]
         for (_, answer), result in results:
             if answer.done():
                 continue

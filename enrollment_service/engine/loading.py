@@ -4,40 +4,35 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-
-from sqlalchemy.sql.expression import ColumnElement
+from operator import attrgetter
+from typing import Any
 
 from enrollment_service.domain.commands import Command
 from enrollment_service.domain.footprint import Footprint
 from enrollment_service.domain.records import WAITLISTED, Enrollment, Student
-from enrollment_service.domain.state import Seats, State
+from enrollment_service.domain.state import Pair, Seats, State
 from enrollment_service.store import courses, seats, students
-from enrollment_service.store.courses import CourseMemory
-from enrollment_service.store.database import DriverConnection
+from enrollment_service.store.database import Database
+from enrollment_service.store.faults import StaleError
 from enrollment_service.store.seats import LockedSeats
+from enrollment_service.store.transactions import DriverConnection
 
 
-class StaleFootprintError(Exception):
-    """Between looking and locking, a student who is to be deleted has entered another course; try again."""
-
-
-async def lock_and_load(
-    connection: DriverConnection, commands: Sequence[Command], memory: CourseMemory, clock: ColumnElement[datetime]
-) -> State:
+async def lock_and_load(connection: DriverConnection, commands: Sequence[Command[Any]], database: Database) -> State:
     """The state that the commands are decided on; everything they may change is locked until the transaction ends.
 
     Locks are taken in the same order by everybody (seat rows, then students, each ascending), so batches cannot
     deadlock; what is loaded is as it stands once the locks that it relies on are held.
+
+    Raises:
+        StaleError: a student who is to be deleted has entered another course between looking and locking.
     """
     footprint = Footprint.of(commands)
-    footprint.add_held(
-        (one.student_id, one.course_id) for one in await seats.load_held(connection, footprint.deleted_students)
-    )
-    loaded = await seats.lock_and_load(connection, footprint.courses, footprint.pairs, clock)
-    full_students = await _lock_students(connection, footprint)
-    state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=full_students)
-    state.seats = await _with_details(connection, loaded.seats, memory)
+    footprint.add_held(map(_pair, await seats.load_held(connection, footprint.deleted_students)))
+    loaded = await seats.lock_and_load(connection, footprint.courses, footprint.pairs, database.clock)
+    locked_students = await _lock_students(connection, footprint)
+    state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
+    state.seats = await _with_details(connection, loaded.seats, database)
     _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
@@ -50,10 +45,10 @@ async def _lock_students(connection: DriverConnection, footprint: Footprint) -> 
 
 
 async def _with_details(
-    connection: DriverConnection, locked: Sequence[LockedSeats], memory: CourseMemory
+    connection: DriverConnection, locked: Sequence[LockedSeats], database: Database
 ) -> dict[int, Seats]:
     """The locked rows with the details of their courses."""
-    details = await courses.read_details(connection, ((row.course_id, row.version) for row in locked), memory)
+    details = await courses.read_details(connection, ((row.course_id, row.version) for row in locked), database.courses)
     return {
         row.course_id: Seats(
             row.course_id,
@@ -69,8 +64,8 @@ async def _with_details(
 async def _load_held(connection: DriverConnection, state: State, footprint: Footprint) -> None:
     """The enrollments of students to be deleted, read again now that nobody can add any."""
     held = await seats.load_held(connection, footprint.deleted_students)
-    if any((one.student_id, one.course_id) not in footprint.held for one in held):
-        raise StaleFootprintError
+    if not footprint.held.issuperset(map(_pair, held)):
+        raise StaleError
     _know(state, held)
 
 
@@ -80,14 +75,18 @@ async def _load_queues(connection: DriverConnection, state: State, footprint: Fo
     _know(state, roster)
     queues = await seats.load_waiters(connection, footprint.waiters_needed(state.seats))
     for course_id in footprint.rosters:
-        waiting = [one for one in roster if one.course_id == course_id and one.state == WAITLISTED]
-        queues[course_id] = deque(sorted(waiting, key=lambda one: one.sequence))
+        waiting = [place for place in roster if place.course_id == course_id and place.state == WAITLISTED]
+        queues[course_id] = deque(sorted(waiting, key=attrgetter("sequence")))
     for course_id, queue in queues.items():
         _know(state, queue)
-        if one := state.seats.get(course_id):
-            one.queue = deque(waiter.student_id for waiter in queue)
-            one.queue_whole = len(queue) == one.waitlisted_count
+        if row := state.seats.get(course_id):
+            row.queue = deque(waiter.student_id for waiter in queue)
+            row.queue_whole = len(queue) == row.waitlisted_count
+
+
+def _pair(enrollment: Enrollment) -> Pair:
+    return enrollment.student_id, enrollment.course_id
 
 
 def _know(state: State, enrollments: Iterable[Enrollment]) -> None:
-    state.enrollments.update(((one.student_id, one.course_id), one) for one in enrollments)
+    state.enrollments.update((_pair(enrollment), enrollment) for enrollment in enrollments)

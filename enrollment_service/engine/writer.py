@@ -1,110 +1,78 @@
 """The one write path, seen from outside: commands go in, answers come back once their batch is durable.
 
-The steps of a batch stand in `batch.py`, the rules in `rules.py`. Here it is decided what becomes of a batch that
-failed: again where it certainly did not happen, one by one so that only the guilty fails, unknown where it is unknown.
+The steps of a batch stand in `batch.py`, the rules in `domain/rules.py`. Here it is decided what becomes of a batch
+that failed: unknown where it is unknown, otherwise one by one, so that only the guilty fails.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Sequence
-from datetime import datetime
+from operator import attrgetter
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import func
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql.expression import ColumnElement
-
-from enrollment_service.domain.commands import Answer, Command, UpdateCourse, UpdateStudent
+from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
 from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
 from enrollment_service.domain.footprint import rounds
 from enrollment_service.engine.batch import run_batch
 from enrollment_service.engine.batcher import Batcher
-from enrollment_service.engine.loading import StaleFootprintError
 from enrollment_service.settings import Settings
-from enrollment_service.store.courses import CourseMemory, code_owners
-from enrollment_service.store.database import CommitUnknownError, Fault, Lane, constraint_of, fault_of
+from enrollment_service.store.courses import code_owners
+from enrollment_service.store.database import Database
+from enrollment_service.store.faults import Fault, constraint_of, fault_of
 from enrollment_service.store.students import email_owner
+from enrollment_service.store.transactions import told
 
-MOST_TRIES = 5
-PAUSE = 0.01  # seconds, times the number of tries so far, at random
-
-Outcome = Answer | Exception
+Outcomes: TypeAlias = dict[Command[Any], Answer | Exception]
 
 
 class Writer:
     """Takes commands from many callers; one transaction is under way at a time."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        settings: Settings,
-        memory: CourseMemory,
-        clock: ColumnElement[datetime] | None = None,
-    ) -> None:
-        self._lane = Lane(engine)
-        self._memory = memory
-        self._clock: ColumnElement[datetime] = func.clock_timestamp() if clock is None else clock
-        self._batcher: Batcher[Command, Answer] = Batcher(
-            self._run, most=settings.max_batch, max_waiting=settings.max_waiting, weigh=lambda command: command.weight
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._held = database.hold()
+        self._batcher: Batcher[Command[Any], Answer] = Batcher(
+            self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting, weigh=attrgetter("weight")
         )
 
-    async def submit(self, command: Command) -> Answer:
+    async def submit(self, command: Command[A]) -> A:
         """The answer to a command; what it says is durable.
 
         Raises:
-            EnrollmentError: the command was refused, or could not be done.
+            ServiceError: the command was refused, or could not be done.
         """
-        return await self._batcher.submit(command)
+        return cast(A, await self._batcher.submit(command))
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
-        await self._lane.close()
+        await self._held.close()
 
-    async def _run(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        outcomes: dict[int, Outcome] = {}
+    async def _run(self, commands: Sequence[Command[Any]]) -> Sequence[Answer | Exception]:
+        outcomes: Outcomes = {}
         for group in rounds(commands):
-            outcomes.update(zip(group, await self._attempt([commands[index] for index in group]), strict=True))
-        return [outcomes[index] for index in range(len(commands))]
+            outcomes.update(await self._attempt(group))
+        return [outcomes[command] for command in commands]
 
-    async def _attempt(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+    async def _attempt(self, commands: Sequence[Command[Any]]) -> Outcomes:
         try:
-            return await self._with_retries(commands)
-        except CommitUnknownError:
-            return [DatabaseUnavailable()] * len(commands)
+            return dict(await self._held.transact(lambda connection: run_batch(connection, commands, self._database)))
+        except DatabaseUnavailable as error:
+            return dict.fromkeys(commands, error)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            if fault_of(error) is Fault.GONE:
-                return [DatabaseUnavailable()] * len(commands)
             if len(commands) == 1:
-                return [await self._explained(error, commands[0])]
-        return [(await self._attempt([command]))[0] for command in commands]
+                return {commands[0]: await self._explained(error, commands[0])}
+        outcomes: Outcomes = {}
+        for command in commands:
+            outcomes.update(await self._attempt([command]))
+        return outcomes
 
-    async def _with_retries(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        tries = 0
-        while True:
-            try:
-                async with self._lane.transaction() as connection:
-                    return await run_batch(connection, commands, self._memory, self._clock)
-            except CommitUnknownError:
-                raise
-            except Exception as error:
-                tries += 1
-                if tries >= MOST_TRIES or not _worth_a_retry(error, tries, len(commands)):
-                    raise
-            await asyncio.sleep(random.uniform(0, PAUSE * tries))
-
-    async def _explained(self, error: Exception, command: Command) -> Exception:
+    async def _explained(self, error: Exception, command: Command[Any]) -> Exception:
         """What the caller of a command that fails by itself is told."""
-        fault = fault_of(error)
-        if fault is Fault.DUPLICATE:
-            return await self._key_taken(error, command)
-        if fault is Fault.OTHER and not isinstance(error, StaleFootprintError):
-            return error
-        return DatabaseUnavailable()
+        return await self._key_taken(error, command) if fault_of(error) is Fault.DUPLICATE else told(error)
 
-    async def _key_taken(self, error: Exception, command: Command) -> Exception:
-        connection = await self._lane.connection()
+    async def _key_taken(self, error: Exception, command: Command[Any]) -> Exception:
+        connection = await self._held.connection()
         constraint = constraint_of(error)
         if constraint == "uq_students_email" and isinstance(command, UpdateStudent):
             return email_taken(await email_owner(connection, command.changes["email"]))
@@ -112,14 +80,3 @@ class Writer:
             code = command.changes["code"]
             return code_taken((await code_owners(connection, [code])).get(code))
         return error
-
-
-def _worth_a_retry(error: Exception, tries: int, size: int) -> bool:
-    """Only after errors that say for certain that nothing was committed."""
-    fault = fault_of(error)
-    if fault is Fault.GONE:
-        # A fresh connection may well work; if not, waiting is the caller's choice.
-        return tries == 1
-    if fault is Fault.RACED:
-        return size == 1
-    return fault is Fault.RETRY or isinstance(error, StaleFootprintError)

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
 from enrollment_service.settings import Settings
-from enrollment_service.store.database import SCHEMA_REVISION, Fault, build_engine, fault_of, schema_revision
+from enrollment_service.store.database import SCHEMA_REVISION, Database
+from enrollment_service.store.faults import Fault, fault_of
 
 MOST_EXAMPLES = 5
 # For the checks' own transaction: they read whole tables, which no call does, and sort them.
@@ -273,20 +274,20 @@ async def report(settings: Settings, write: Callable[[str], None]) -> int:
     Returns:
         0 if nothing is wrong, 1 if something is, 2 if the database could not be checked.
     """
-    engine = build_engine(settings)
+    database = Database(settings)
     try:
-        revision = await schema_revision(engine)
+        revision = await database.schema_revision()
         if revision != SCHEMA_REVISION:
             write(f"The database has schema revision {revision or 'none'}, this version checks {SCHEMA_REVISION}.")
             return 2
-        return await _report(engine, write)
+        return await _report(database.engine, write)
     except Exception as error:
         if fault_of(error) is Fault.OTHER:
             raise
         write("The database does not answer.")
         return 2
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 async def _report(engine: AsyncEngine, write: Callable[[str], None]) -> int:

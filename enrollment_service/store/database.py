@@ -1,84 +1,69 @@
-"""The engine, the connections that the batches hold, and what a database error means.
-
-A batch sends its statements prepared on the pooled connection's own driver connection: SQLAlchemy's executor would
-cost more than the database does. A transaction begun there is invisible to SQLAlchemy, so every one goes through
-`Lane.transaction`, and a connection that was not cleanly rolled back is thrown away, never returned.
-"""
+"""The database of one process: engine, clock and course cache, built once and handed to whoever reads or writes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from enum import Enum, auto
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
+from enrollment_service.store.course_cache import CourseCache
+from enrollment_service.store.transactions import HeldConnection, retried
 
-DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
+Result = TypeVar("Result")
+# An expression for the time.
+Clock: TypeAlias = ColumnElement[datetime]
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head.
 SCHEMA_REVISION = "0005"
-
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
 
 
-class Fault(Enum):
-    """What a database error says about the transaction it broke."""
+class Database:
+    """What every read and every write of this process shares.
 
-    RETRY = auto()  # it did not happen, and the same again may succeed
-    GONE = auto()  # the connection is lost, or the server cannot write
-    TIMEOUT = auto()  # a lock or statement took too long; it did not happen
-    RACED = auto()  # a row it refers to was deleted meanwhile; it did not happen
-    DUPLICATE = auto()  # a unique key is taken; it did not happen
-    OTHER = auto()  # anything else: a fault of ours
+    The clock is the database's, so that all replicas go by the same; tests give their own.
+    """
 
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.engine = build_engine(settings)
+        self.clock: Clock = func.clock_timestamp() if clock is None else clock
+        self.courses = CourseCache()
 
-_FAULTS = {
-    "40001": Fault.RETRY,
-    "40P01": Fault.RETRY,
-    "0A000": Fault.RETRY,  # a cached plan that DDL made stale
-    "25006": Fault.GONE,  # the primary was demoted under the pool
-    "57P01": Fault.GONE,
-    "57P02": Fault.GONE,
-    "57P03": Fault.GONE,
-    "53300": Fault.GONE,
-    "55P03": Fault.TIMEOUT,
-    "57014": Fault.TIMEOUT,
-    "23503": Fault.RACED,
-    "23505": Fault.DUPLICATE,
-}
+    def hold(self) -> HeldConnection:
+        """A connection for one batcher to keep; it is opened on first use."""
+        return HeldConnection(self.engine)
 
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """What `work` reads on a connection of the pool, all of it in one snapshot.
 
-class CommitUnknownError(Exception):
-    """The connection was lost while COMMIT was under way: the transaction may or may not have happened."""
+        Raises:
+            DatabaseUnavailable: the database does not answer.
+        """
 
+        async def attempt() -> Result:
+            async with self.engine.connect() as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                return await work(connection)
 
-def fault_of(error: BaseException) -> Fault:
-    """What an error of the driver or of SQLAlchemy means, by its SQLSTATE, never by its text."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
-    state = getattr(error, "sqlstate", None)
-    if state is not None:
-        return Fault.GONE if state.startswith("08") else _FAULTS.get(state, Fault.OTHER)
-    # The driver's own errors: it could not connect, or the connection broke under it. Or the pool has none to give.
-    lost = isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | PoolTimeoutError)
-    return Fault.GONE if lost else Fault.OTHER
+        return await retried(attempt)
 
+    async def schema_revision(self) -> str | None:
+        """The revision that the database's schema has, or None where no migration has run."""
+        async with self.engine.connect() as connection:
+            known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+            return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
 
-def constraint_of(error: BaseException) -> str:
-    """The name of the constraint that an error is about, or an empty string."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
-    return getattr(error, "constraint_name", None) or ""
+    async def close(self) -> None:
+        """Closes the connections of the pool."""
+        await self.engine.dispose()
 
 
 def driver_url(url: str) -> str:
@@ -112,68 +97,3 @@ def build_engine(settings: Settings) -> AsyncEngine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
-
-
-class Lane:
-    """One pooled connection, held by one batcher for as long as it is healthy."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._pooled: AsyncConnection | None = None
-        self._driver: DriverConnection | None = None
-
-    async def connection(self) -> DriverConnection:
-        """The driver connection, opened when there is none or it has been lost."""
-        if self._driver is not None and not self._driver.is_closed():
-            return self._driver
-        await self.discard()
-        self._pooled = await self._engine.connect()
-        raw = await self._pooled.get_raw_connection()
-        driver: DriverConnection | None = raw.driver_connection
-        assert driver is not None
-        self._driver = driver
-        return driver
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[DriverConnection]:
-        """A transaction that is committed when the block ends, rolled back when it raises.
-
-        Raises:
-            CommitUnknownError: the outcome of the commit cannot be known.
-        """
-        connection = await self.connection()
-        committing = False
-        try:
-            async with connection.transaction():
-                yield connection
-                committing = True
-        except BaseException as error:
-            fault = fault_of(error)
-            if fault is Fault.GONE or not isinstance(error, Exception) or connection.is_in_transaction():
-                await self.discard()
-            if committing and (fault is Fault.GONE or not isinstance(error, Exception)):
-                raise CommitUnknownError from error
-            raise
-
-    async def discard(self) -> None:
-        """Throws the connection away; the next use opens another."""
-        pooled, self._pooled, self._driver = self._pooled, None, None
-        if pooled is not None:
-            # Nothing here may hide the error that made us throw it away.
-            with suppress(Exception):
-                await pooled.invalidate()
-            with suppress(Exception):
-                await pooled.close()
-
-    async def close(self) -> None:
-        """Gives the connection back to the pool."""
-        pooled, self._pooled, self._driver = self._pooled, None, None
-        if pooled is not None:
-            await pooled.close()
-
-
-async def schema_revision(engine: AsyncEngine) -> str | None:
-    """The revision that the database's schema has, or None where no migration has run."""
-    async with engine.connect() as connection:
-        known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-        return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None

@@ -1,4 +1,4 @@
-"""The tables. What stands here and what the migrations build must be the same; `alembic check` says so.
+"""The tables, one class of rows each. What stands here and what the migrations build is the same: `alembic check`.
 
 The relationships are for scripts and tests; no RPC walks them, so they raise rather than load lazily.
 """
@@ -58,7 +58,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {int: BigInteger, datetime: timestamptz, str: Text}
 
 
-class Student(Base):
+class StudentRow(Base):
     """A person. The only table that holds personal data."""
 
     __tablename__ = "students"
@@ -70,7 +70,9 @@ class Student(Base):
     update_time: Mapped[datetime] = mapped_column(server_default=func.now())
     version: Mapped[int] = mapped_column(server_default="1")
 
-    enrollments: Mapped[list[Enrollment]] = relationship(back_populates="student", lazy="raise", passive_deletes="all")
+    enrollments: Mapped[list[EnrollmentRow]] = relationship(
+        back_populates="student", lazy="raise", passive_deletes="all"
+    )
 
     __table_args__ = (
         Index("uq_students_email", text("lower(email)"), unique=True),
@@ -83,7 +85,7 @@ class Student(Base):
     )
 
 
-class Course(Base):
+class CourseRow(Base):
     """What a course is. How many sit in it stands in `course_seats`."""
 
     __tablename__ = "courses"
@@ -95,8 +97,10 @@ class Course(Base):
     create_time: Mapped[datetime] = mapped_column(server_default=func.now())
     update_time: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    enrollments: Mapped[list[Enrollment]] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
-    seats: Mapped[CourseSeats] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
+    enrollments: Mapped[list[EnrollmentRow]] = relationship(
+        back_populates="course", lazy="raise", passive_deletes="all"
+    )
+    seats: Mapped[SeatsRow] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
 
     __table_args__ = (
         Index("ix_courses_code_prefix", text("lower(code) text_pattern_ops")),
@@ -104,7 +108,7 @@ class Course(Base):
     )
 
 
-class CourseSeats(Base):
+class SeatsRow(Base):
     """The narrow row every change of a course locks: its seat rules and its counts.
 
     Apart from `courses`, so that the foreign keys of `student_courses` never wait for a seat lock; half-filled
@@ -125,7 +129,7 @@ class CourseSeats(Base):
     # Counts the changes of what clients write, here and in `courses`; etags and the cache of details rest on it.
     version: Mapped[int] = mapped_column(server_default="1")
 
-    course: Mapped[Course] = relationship(back_populates="seats", lazy="raise")
+    course: Mapped[CourseRow] = relationship(back_populates="seats", lazy="raise")
 
     __table_args__ = (
         CheckConstraint("enrolled_count <= capacity", name="enrolled_within_capacity"),
@@ -135,7 +139,7 @@ class CourseSeats(Base):
     )
 
 
-class Enrollment(Base):
+class EnrollmentRow(Base):
     """A live enrollment: the row exists exactly while the student is enrolled or waits."""
 
     __tablename__ = "student_courses"
@@ -148,8 +152,8 @@ class Enrollment(Base):
     sequence: Mapped[int]
     enroll_time: Mapped[datetime]
 
-    student: Mapped[Student] = relationship(back_populates="enrollments", lazy="raise")
-    course: Mapped[Course] = relationship(back_populates="enrollments", lazy="raise")
+    student: Mapped[StudentRow] = relationship(back_populates="enrollments", lazy="raise")
+    course: Mapped[CourseRow] = relationship(back_populates="enrollments", lazy="raise")
 
     __table_args__ = (
         CheckConstraint(f"state IN ({ENROLLED}, {WAITLISTED})", name="state_is_live"),
@@ -163,7 +167,7 @@ class Enrollment(Base):
     )
 
 
-class EnrollmentEvent(Base):
+class EventRow(Base):
     """One transition of one enrollment; append-only. No foreign keys, so history outlives deletes."""
 
     __tablename__ = "enrollment_events"
@@ -181,7 +185,7 @@ class EnrollmentEvent(Base):
     xid: Mapped[int] = mapped_column(Xid8(), server_default=text("pg_current_xact_id()"))
 
 
-class Request(Base):
+class RequestRow(Base):
     """A request_id that took effect, and what was answered; kept for as long as retries are promised."""
 
     __tablename__ = "requests"
@@ -198,10 +202,10 @@ class Request(Base):
 
 __all__ = [
     "Base",
-    "Course",
-    "CourseSeats",
-    "Enrollment",
-    "EnrollmentEvent",
-    "Request",
-    "Student",
+    "CourseRow",
+    "EnrollmentRow",
+    "EventRow",
+    "RequestRow",
+    "SeatsRow",
+    "StudentRow",
 ]

@@ -11,7 +11,7 @@ _ESCAPE = "/"
 
 def begins_with(prefix: str, *columns: InstrumentedAttribute[str]) -> ColumnElement[bool]:
     """Whether any of the columns begins with the prefix; the database lowers both, so that they fit each other."""
-    literally = "".join(_ESCAPE + one if one in f"%_{_ESCAPE}" else one for one in prefix)
+    literally = "".join(_ESCAPE + letter if letter in f"%_{_ESCAPE}" else letter for letter in prefix)
     pattern = func.lower(literal(literally + "%"))
     return or_(*(func.lower(column).like(pattern, escape=_ESCAPE) for column in columns))
 

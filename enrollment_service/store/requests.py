@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
-from uuid import UUID
 
-from sqlalchemy import Interval, Text, Uuid, bindparam, cast, delete, func, select, tuple_, update
+from sqlalchemy import Interval, Text, bindparam, cast, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
-from enrollment_service.store.database import DriverConnection
-from enrollment_service.store.models import Request
-from enrollment_service.store.seats import rows_of
-from enrollment_service.store.statements import Prepared, bigint, text
+from enrollment_service.domain.commands import RequestKey
+from enrollment_service.store.models import RequestRow
+from enrollment_service.store.statements import Prepared, bigint, rows_of, text, uuid
+from enrollment_service.store.transactions import DriverConnection
 
-Key = tuple[str, UUID]
-
-_uuid = Uuid()
 _bytes = BYTEA()
 
 
@@ -29,55 +26,54 @@ class Recorded(NamedTuple):
 
 
 def _claim() -> Prepared:
-    rows = rows_of(actors=text, request_ids=_uuid, fingerprints=_bytes)
+    rows = rows_of(actors=text, request_ids=uuid, fingerprints=_bytes)
     return Prepared(
-        insert_or_skip(Request)
+        insert_or_skip(RequestRow)
         .from_select(
             ["actor", "request_id", "fingerprint"], select(*rows.c).order_by(rows.c.actors, rows.c.request_ids)
         )
         .on_conflict_do_nothing()
-        .returning(Request.actor, Request.request_id),
-        *(each.name for each in rows.c),
+        .returning(RequestRow.actor, RequestRow.request_id)
     )
 
 
 def _keys(rows: object) -> object:
-    return tuple_(Request.actor, Request.request_id).in_(select(rows.c.actors, rows.c.request_ids))  # type: ignore[attr-defined]
+    return tuple_(RequestRow.actor, RequestRow.request_id).in_(select(rows.c.actors, rows.c.request_ids))  # type: ignore[attr-defined]
 
 
 def _read() -> Prepared:
-    rows = rows_of(actors=text, request_ids=_uuid)
-    statement = select(Request.actor, Request.request_id, Request.fingerprint, cast(Request.outcome, Text))
-    return Prepared(statement.where(_keys(rows)), "actors", "request_ids")  # type: ignore[arg-type]
+    rows = rows_of(actors=text, request_ids=uuid)
+    statement = select(RequestRow.actor, RequestRow.request_id, RequestRow.fingerprint, cast(RequestRow.outcome, Text))
+    return Prepared(statement.where(_keys(rows)))  # type: ignore[arg-type]
 
 
 def _record() -> Prepared:
-    rows = rows_of(actors=text, request_ids=_uuid, outcomes=text)
+    rows = rows_of(actors=text, request_ids=uuid, outcomes=text)
     return Prepared(
-        update(Request)
+        update(RequestRow)
         .values(outcome=cast(rows.c.outcomes, JSONB))
-        .where(Request.actor == rows.c.actors, Request.request_id == rows.c.request_ids),
-        *(each.name for each in rows.c),
+        .where(RequestRow.actor == rows.c.actors, RequestRow.request_id == rows.c.request_ids)
     )
 
 
 def _release() -> Prepared:
-    rows = rows_of(actors=text, request_ids=_uuid)
-    return Prepared(delete(Request).where(_keys(rows)), "actors", "request_ids")  # type: ignore[arg-type]
+    rows = rows_of(actors=text, request_ids=uuid)
+    return Prepared(delete(RequestRow).where(_keys(rows)))  # type: ignore[arg-type]
 
 
 def _purge() -> Prepared:
+    key = (RequestRow.actor, RequestRow.request_id)
     oldest = (
-        select(Request.actor, Request.request_id)
-        .where(Request.create_time < func.now() - bindparam("retention", type_=Interval()))
-        .order_by(Request.create_time)
-        .limit(bindparam("most", type_=bigint))
+        select(*key)
+        .where(RequestRow.create_time < func.now() - bindparam("retention", type_=Interval()))
+        .order_by(RequestRow.create_time)
+        .limit(bindparam("limit", type_=bigint))
         .with_for_update(skip_locked=True)
     )
     return Prepared(
-        delete(Request).where(tuple_(Request.actor, Request.request_id).in_(oldest)).returning(Request.request_id),
-        "retention",
-        "most",
+        delete(RequestRow)
+        .where(tuple_(RequestRow.actor, RequestRow.request_id).in_(oldest))
+        .returning(RequestRow.request_id)
     )
 
 
@@ -88,41 +84,49 @@ _release_ids = _release()
 _purge_expired = _purge()
 
 
-async def claim(connection: DriverConnection, fingerprints: Mapping[Key, bytes]) -> dict[Key, Recorded]:
+async def claim(connection: DriverConnection, fingerprints: Mapping[RequestKey, bytes]) -> dict[RequestKey, Recorded]:
     """Claims the ids for this transaction; waits for other transactions that are claiming the same.
 
     Returns:
         What was recorded for the ids that could not be claimed, because a call before has used them.
     """
-    rows = await _claim_ids.fetch(connection, *_columns(fingerprints), list(fingerprints.values()))
+    rows = await _claim_ids.fetch(connection, **_columns(fingerprints), fingerprints=list(fingerprints.values()))
     claimed = {(row["actor"], row["request_id"]) for row in rows}
     lost = [key for key in fingerprints if key not in claimed]
     if not lost:
         return {}
-    found = await _read_recorded.fetch(connection, *_columns(lost))
+    found = await _read_recorded.fetch(connection, **_columns(lost))
     recorded = {(actor, request_id): Recorded(*kept) for actor, request_id, *kept in found}
     # What was there a moment ago may have been purged since, and is free again.
     free = {key: fingerprints[key] for key in lost if key not in recorded}
     return recorded | await claim(connection, free) if free else recorded
 
 
-async def record(connection: DriverConnection, outcomes: Mapping[Key, str]) -> None:
+async def record(connection: DriverConnection, outcomes: Mapping[RequestKey, str]) -> None:
     """Stores the answers, as JSON, of claimed ids whose commands took effect."""
     if outcomes:
-        await _record_outcomes.fetch(connection, *_columns(outcomes), list(outcomes.values()))
+        await _record_outcomes.fetch(connection, **_columns(outcomes), outcomes=list(outcomes.values()))
 
 
-async def release(connection: DriverConnection, keys: Sequence[Key]) -> None:
+async def release(connection: DriverConnection, keys: Sequence[RequestKey]) -> None:
     """Gives up claimed ids whose commands were refused: a retry is decided anew."""
     if keys:
-        await _release_ids.fetch(connection, *_columns(keys))
+        await _release_ids.fetch(connection, **_columns(keys))
 
 
-async def purge(connection: DriverConnection, *, retention: object, most: int) -> int:
-    """Deletes up to `most` expired ids, the oldest first; returns how many."""
-    return len(await _purge_expired.fetch(connection, retention, most))
+async def confirm_replay(connection: DriverConnection) -> None:
+    """Makes a transaction that only repeats answers leave something to flush and to replicate.
+
+    A replay may be acknowledged only when what it repeats is as durable as a fresh commit would be.
+    """
+    await connection.execute("SELECT pg_logical_emit_message(true, 'enrollment', 'replay')")
 
 
-def _columns(keys: Iterable[Key]) -> tuple[list[str], list[UUID]]:
+async def purge(connection: DriverConnection, *, retention: timedelta, limit: int) -> int:
+    """Deletes up to `limit` expired ids, the oldest first; returns how many."""
+    return len(await _purge_expired.fetch(connection, retention=retention, limit=limit))
+
+
+def _columns(keys: Iterable[RequestKey]) -> dict[str, Sequence[object]]:
     pairs = list(keys)
-    return [actor for actor, _ in pairs], [request_id for _, request_id in pairs]
+    return {"actors": [actor for actor, _ in pairs], "request_ids": [request_id for _, request_id in pairs]}

@@ -14,10 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
-    Integer,
-    Uuid,
     any_,
-    column,
     delete,
     func,
     insert,
@@ -28,23 +25,22 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from enrollment_service.domain.records import WAITLISTED, Event
-from enrollment_service.domain.records import Enrollment as EnrollmentRow
+from enrollment_service.domain.records import WAITLISTED, Enrollment, Event
 from enrollment_service.domain.state import Pair, Seats, State
-from enrollment_service.store.database import DriverConnection
-from enrollment_service.store.models import CourseSeats, Enrollment, EnrollmentEvent, Student
-from enrollment_service.store.statements import Prepared, array, bigint, constant, smallint, text, timestamp
-
-_integer = Integer()
-_uuid = Uuid()
-
-
-def rows_of(**columns: TypeEngine[Any]) -> Any:
-    """Arrays of equal length as a table: `unnest(...)`, one column per array, named after its parameter."""
-    arrays = [array(name, of) for name, of in columns.items()]
-    shape = [column(name, of) for name, of in columns.items()]
-    return func.unnest(*arrays).table_valued(*shape).render_derived()
-
+from enrollment_service.store.models import EnrollmentRow, EventRow, SeatsRow, StudentRow
+from enrollment_service.store.statements import (
+    Prepared,
+    array,
+    bigint,
+    constant,
+    integer,
+    rows_of,
+    smallint,
+    text,
+    timestamp,
+    uuid,
+)
+from enrollment_service.store.transactions import DriverConnection
 
 # --- lock -------------------------------------------------------------------------------------------------------
 
@@ -64,9 +60,9 @@ class LockedSeats(NamedTuple):
     version: int
 
 
-_seat_columns = [getattr(CourseSeats, name) for name in LockedSeats._fields]
-_wanted = CourseSeats.course_id == any_(array("course_ids"))
-_locking = select(*_seat_columns).where(_wanted).order_by(CourseSeats.course_id).with_for_update(key_share=True)
+_seat_columns = [getattr(SeatsRow, name) for name in LockedSeats._fields]
+_wanted = SeatsRow.course_id == any_(array("course_ids"))
+_locking = select(*_seat_columns).where(_wanted).order_by(SeatsRow.course_id).with_for_update(key_share=True)
 
 
 # --- load -------------------------------------------------------------------------------------------------------
@@ -78,16 +74,16 @@ class Loaded(NamedTuple):
     now: datetime
     seats: Sequence[LockedSeats]
     missing_students: Sequence[int]
-    enrollments: Sequence[EnrollmentRow]
+    enrollments: Sequence[Enrollment]
 
 
 _PAIR_COLUMNS = [
-    Enrollment.student_id,
-    Enrollment.course_id,
-    Enrollment.state,
-    Enrollment.enroll_time,
-    Enrollment.create_time,
-    Enrollment.sequence,
+    EnrollmentRow.student_id,
+    EnrollmentRow.course_id,
+    EnrollmentRow.state,
+    EnrollmentRow.enroll_time,
+    EnrollmentRow.create_time,
+    EnrollmentRow.sequence,
 ]
 _SEATS = slice(1, 1 + len(_seat_columns))
 _SEEN = slice(_SEATS.stop, _SEATS.stop + 2)
@@ -96,39 +92,36 @@ _PAIRS = slice(_SEEN.stop, None)
 
 def _in_arrays(source: Any, name: str) -> Any:
     """The columns of a query as arrays, in one row."""
-    return select(*(func.array_agg(each).label(f"{name}_{each.key}") for each in source.c)).subquery(name)
+    return select(*(func.array_agg(column).label(f"{name}_{column.key}") for column in source.c)).subquery(name)
 
 
 def _pairs_in_arrays() -> Any:
     """Which students of the pairs are missing, and the live enrollments among the pairs."""
     pairs = rows_of(student_ids=bigint, pair_course_ids=bigint)
-    found = Enrollment.state.is_not(None)
-    source = pairs.outerjoin(Student, Student.id == pairs.c.student_ids).outerjoin(
-        Enrollment,
-        (Enrollment.student_id == pairs.c.student_ids) & (Enrollment.course_id == pairs.c.pair_course_ids),
+    found = EnrollmentRow.state.is_not(None)
+    source = pairs.outerjoin(StudentRow, StudentRow.id == pairs.c.student_ids).outerjoin(
+        EnrollmentRow,
+        (EnrollmentRow.student_id == pairs.c.student_ids) & (EnrollmentRow.course_id == pairs.c.pair_course_ids),
     )
     return select(
-        func.array_agg(pairs.c.student_ids).filter(Student.id.is_(None)).label("missing"),
-        *(func.array_agg(each).filter(found).label(each.key) for each in _PAIR_COLUMNS),
+        func.array_agg(pairs.c.student_ids).filter(StudentRow.id.is_(None)).label("missing"),
+        *(func.array_agg(column).filter(found).label(column.key) for column in _PAIR_COLUMNS),
     ).select_from(source)
 
 
 @lru_cache
 def _lock_and_load(clock: ColumnElement[datetime]) -> Prepared:
     locked = _in_arrays(_locking.cte("locked"), "seats")
-    seen = _in_arrays(select(CourseSeats.course_id, CourseSeats.last_sequence).where(_wanted).subquery(), "seen")
+    seen = _in_arrays(select(SeatsRow.course_id, SeatsRow.last_sequence).where(_wanted).subquery(), "seen")
     pairs = _pairs_in_arrays().subquery("pairs")
     return Prepared(
         select(clock.label("now"), *locked.c, *seen.c, *pairs.c).select_from(
             locked.join(seen, true()).join(pairs, true())
-        ),
-        "course_ids",
-        "student_ids",
-        "pair_course_ids",
+        )
     )
 
 
-_load_pairs = Prepared(_pairs_in_arrays(), "student_ids", "pair_course_ids")
+_load_pairs = Prepared(_pairs_in_arrays())
 
 
 async def lock_and_load(
@@ -140,33 +133,34 @@ async def lock_and_load(
     began. Whoever changes a pair moves its course's sequence on; so where no sequence has moved in between, the pairs
     are as they are now too. Where one has, because another batch held the lock, they are read again.
     """
-    parameters = _transposed(pairs) or ((), ())
-    row = await _lock_and_load(clock).fetch_one(connection, sorted(course_ids), *parameters)
+    student_ids, pair_course_ids = _transposed(pairs) or ((), ())
+    wanted = {"student_ids": student_ids, "pair_course_ids": pair_course_ids}
+    row = await _lock_and_load(clock).fetch_one(connection, course_ids=sorted(course_ids), **wanted)
     locked = list(map(LockedSeats._make, _rows_in(row[_SEATS])))
     missing, *columns = row[_PAIRS]
-    if dict(_rows_in(row[_SEEN])) != {one.course_id: one.last_sequence for one in locked}:
-        missing, *columns = await _load_pairs.fetch_one(connection, *parameters)
-    return Loaded(row[0], locked, missing or (), [_as_enrollment(one) for one in _rows_in(columns)])
+    if dict(_rows_in(row[_SEEN])) != {seats.course_id: seats.last_sequence for seats in locked}:
+        missing, *columns = await _load_pairs.fetch_one(connection, **wanted)
+    return Loaded(row[0], locked, missing or (), list(map(_as_enrollment, _rows_in(columns))))
 
 
 def _rows_in(columns: Sequence[Sequence[Any] | None]) -> Iterator[tuple[Any, ...]]:
     """Columns as rows; arrays over no row are NULL."""
-    return zip(*(each or () for each in columns), strict=True)
+    return zip(*(column or () for column in columns), strict=True)
 
 
-def _as_enrollment(row: tuple[Any, ...]) -> EnrollmentRow:
+def _as_enrollment(row: tuple[Any, ...]) -> Enrollment:
     student_id, course_id, state, entered, created, sequence = row
-    return EnrollmentRow(student_id, course_id, state, 0, entered, created, sequence)
+    return Enrollment(student_id, course_id, state, 0, entered, created, sequence)
 
 
 _enrollment_columns = [
-    Enrollment.student_id,
-    Enrollment.course_id,
-    Enrollment.state,
+    EnrollmentRow.student_id,
+    EnrollmentRow.course_id,
+    EnrollmentRow.state,
     constant(0).label("waitlist_position"),
-    Enrollment.enroll_time,
-    Enrollment.create_time,
-    Enrollment.sequence,
+    EnrollmentRow.enroll_time,
+    EnrollmentRow.create_time,
+    EnrollmentRow.sequence,
 ]
 
 
@@ -174,89 +168,81 @@ def _first_waiters() -> Prepared:
     wanted = rows_of(course_ids=bigint, counts=bigint)
     first = (
         select(*_enrollment_columns)
-        .where(Enrollment.course_id == wanted.c.course_ids, Enrollment.state == constant(WAITLISTED))
-        .order_by(Enrollment.sequence)
+        .where(EnrollmentRow.course_id == wanted.c.course_ids, EnrollmentRow.state == constant(WAITLISTED))
+        .order_by(EnrollmentRow.sequence)
         .limit(wanted.c.counts)
         .lateral()
     )
-    return Prepared(
-        select(first).select_from(wanted.join(first, true())).order_by(first.c.course_id, first.c.sequence),
-        "course_ids",
-        "counts",
-    )
+    return Prepared(select(first).select_from(wanted.join(first, true())).order_by(first.c.course_id, first.c.sequence))
 
 
 _load_waiters = _first_waiters()
 
-_load_rosters = Prepared(
-    select(*_enrollment_columns).where(Enrollment.course_id == any_(array("course_ids"))), "course_ids"
-)
+_load_rosters = Prepared(select(*_enrollment_columns).where(EnrollmentRow.course_id == any_(array("course_ids"))))
 
-_load_held = Prepared(
-    select(*_enrollment_columns).where(Enrollment.student_id == any_(array("student_ids"))), "student_ids"
-)
+_load_held = Prepared(select(*_enrollment_columns).where(EnrollmentRow.student_id == any_(array("student_ids"))))
 
 
-async def load_waiters(connection: DriverConnection, counts: Mapping[int, int]) -> dict[int, deque[EnrollmentRow]]:
+async def load_waiters(connection: DriverConnection, counts: Mapping[int, int]) -> dict[int, deque[Enrollment]]:
     """The first waiters of each course in order, as many as asked for."""
-    queues: dict[int, deque[EnrollmentRow]] = {course_id: deque() for course_id in counts}
+    queues: dict[int, deque[Enrollment]] = {course_id: deque() for course_id in counts}
     if counts:
-        for row in await _load_waiters.fetch(connection, list(counts), list(counts.values())):
-            queues[row["course_id"]].append(EnrollmentRow(*row))
+        for row in await _load_waiters.fetch(connection, course_ids=list(counts), counts=list(counts.values())):
+            queues[row["course_id"]].append(Enrollment(*row))
     return queues
 
 
-async def load_rosters(connection: DriverConnection, course_ids: Iterable[int]) -> list[EnrollmentRow]:
+async def load_rosters(connection: DriverConnection, course_ids: Iterable[int]) -> list[Enrollment]:
     """Everybody who is enrolled in the courses or waits for them."""
     ids = list(course_ids)
-    return [EnrollmentRow(*row) for row in await _load_rosters.fetch(connection, ids)] if ids else []
+    return [Enrollment(*row) for row in await _load_rosters.fetch(connection, course_ids=ids)] if ids else []
 
 
-async def load_held(connection: DriverConnection, student_ids: Iterable[int]) -> list[EnrollmentRow]:
+async def load_held(connection: DriverConnection, student_ids: Iterable[int]) -> list[Enrollment]:
     """Every live enrollment of the students."""
     ids = list(student_ids)
-    return [EnrollmentRow(*row) for row in await _load_held.fetch(connection, ids)] if ids else []
+    return [Enrollment(*row) for row in await _load_held.fetch(connection, student_ids=ids)] if ids else []
 
 
 # --- apply ------------------------------------------------------------------------------------------------------
 
 
-# Beyond so many events a decision is large; no batch of ordinary commands is.
-MANY = 500
+# A decision with more events is large; no batch of ordinary commands is.
+MAX_EVENTS_BY_ARRAYS = 500
 
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
-_as_row = itemgetter(*map(EnrollmentRow._fields.index, _ROW_COLUMNS))
+_as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
 
 
 def _insert_rows(rows: Any) -> CTE:
-    return insert(Enrollment).from_select(_ROW_COLUMNS, select(*rows.c)).cte("inserted")
+    return insert(EnrollmentRow).from_select(_ROW_COLUMNS, select(*rows.c)).cte("inserted")
 
 
 def _update_rows(rows: Any) -> CTE:
     return (
-        update(Enrollment)
+        update(EnrollmentRow)
         .values(
             state=rows.c.new_states,
             sequence=rows.c.new_sequences,
             enroll_time=rows.c.new_enroll_times,
             create_time=rows.c.new_create_times,
         )
-        .where(Enrollment.student_id == rows.c.new_students, Enrollment.course_id == rows.c.new_courses)
+        .where(EnrollmentRow.student_id == rows.c.new_students, EnrollmentRow.course_id == rows.c.new_courses)
         .cte("updated")
     )
 
 
 def _delete_rows(rows: Any) -> CTE:
     return (
-        delete(Enrollment)
-        .where(Enrollment.student_id == rows.c.gone_students, Enrollment.course_id == rows.c.gone_courses)
+        delete(EnrollmentRow)
+        .where(EnrollmentRow.student_id == rows.c.gone_students, EnrollmentRow.course_id == rows.c.gone_courses)
         .cte("deleted")
     )
 
 
 def _update_counts(rows: Any) -> CTE:
     return (
-        update(CourseSeats)
+        update(SeatsRow)
         .values(
             # With the counts, because the two may only be right together.
             capacity=rows.c.seat_capacities,
@@ -265,13 +251,13 @@ def _update_counts(rows: Any) -> CTE:
             last_sequence=rows.c.seat_sequences,
             last_event_time=rows.c.seat_times,
         )
-        .where(CourseSeats.course_id == rows.c.seat_courses)
+        .where(SeatsRow.course_id == rows.c.seat_courses)
         .cte("counted")
     )
 
 
 def _append_events(rows: Any) -> CTE:
-    return insert(EnrollmentEvent).from_select(list(Event._fields), select(*rows.c)).cte("logged")
+    return insert(EventRow).from_select(list(Event._fields), select(*rows.c)).cte("logged")
 
 
 # Each part of the one statement: its parameters, and how it is written on the rows that they make.
@@ -302,9 +288,9 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
     "count": (
         {
             "seat_courses": bigint,
-            "seat_capacities": _integer,
-            "seat_enrolled": _integer,
-            "seat_waitlisted": _integer,
+            "seat_capacities": integer,
+            "seat_enrolled": integer,
+            "seat_waitlisted": integer,
             "seat_sequences": bigint,
             "seat_times": timestamp,
         },
@@ -317,9 +303,9 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
             "event_students": bigint,
             "event_previous": smallint,
             "event_states": smallint,
-            "event_positions": _integer,
+            "event_positions": integer,
             "event_times": timestamp,
-            "event_requests": _uuid,
+            "event_requests": uuid,
             "event_actors": text,
             "event_reasons": text,
         },
@@ -331,8 +317,7 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
 @lru_cache
 def _apply_statement(parts: tuple[str, ...]) -> Prepared:
     ctes = [write(rows_of(**parameters)) for parameters, write in map(_PARTS.__getitem__, parts)]
-    names = [name for part in parts for name in _PARTS[part][0]]
-    return Prepared(select(constant(1)).add_cte(*ctes), *names)
+    return Prepared(select(constant(1)).add_cte(*ctes))
 
 
 async def apply(connection: DriverConnection, state: State) -> None:
@@ -342,9 +327,9 @@ async def apply(connection: DriverConnection, state: State) -> None:
     """
     inserted, updated, deleted = state.net_changes()
     events = state.events
-    if len(events) > MANY:
-        await _copy(connection, Enrollment.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
-        await _copy(connection, EnrollmentEvent.__tablename__, Event._fields, events)
+    if len(events) > MAX_EVENTS_BY_ARRAYS:
+        await _copy(connection, EnrollmentRow.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
+        await _copy(connection, EventRow.__tablename__, Event._fields, events)
         inserted, events = [], []
     columns = {
         "insert": _transposed(map(_as_row, inserted)),
@@ -355,8 +340,10 @@ async def apply(connection: DriverConnection, state: State) -> None:
     }
     parts = tuple(part for part in _PARTS if columns[part])
     if parts:
-        arguments = [each for part in parts for each in columns[part]]
-        await _apply_statement(parts).fetch(connection, *arguments)
+        arguments = {
+            name: values for part in parts for name, values in zip(_PARTS[part][0], columns[part], strict=True)
+        }
+        await _apply_statement(parts).fetch(connection, **arguments)
 
 
 async def _copy(

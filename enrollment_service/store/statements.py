@@ -9,19 +9,34 @@ from functools import cached_property
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import ARRAY, BigInteger, BindParameter, ColumnElement, SmallInteger, Text, bindparam, literal_column
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Integer,
+    SmallInteger,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    func,
+    literal_column,
+)
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from enrollment_service.store.database import DriverConnection
 from enrollment_service.store.models import timestamptz
+from enrollment_service.store.transactions import DriverConnection
 
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 bigint = BigInteger()
+integer = Integer()
 smallint = SmallInteger()
 text = Text()
+uuid = Uuid()
 timestamp = timestamptz
 
 
@@ -40,31 +55,39 @@ def next_id(table: str) -> ColumnElement[int]:
     return literal_column(f"nextval(pg_get_serial_sequence('{table}', 'id'))", BigInteger)
 
 
-class Prepared:
-    """A statement and the order in which the driver wants its parameters."""
+def rows_of(**columns: TypeEngine[Any]) -> Any:
+    """Arrays of equal length as a table: `unnest(...)`, one column per array, named after its parameter."""
+    arrays = [array(name, of) for name, of in columns.items()]
+    shape = [column(name, of) for name, of in columns.items()]
+    return func.unnest(*arrays).table_valued(*shape).render_derived()
 
-    def __init__(self, statement: ClauseElement, *parameters: str) -> None:
+
+class Prepared:
+    """A statement to be sent on a driver connection, with its arguments by the names of its parameters."""
+
+    def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
-        self._parameters = parameters
 
     @cached_property
-    def _compiled(self) -> tuple[str, tuple[int, ...]]:
+    def _compiled(self) -> tuple[str, tuple[str, ...]]:
         compiled = self._statement.compile(dialect=_DIALECT)
-        names: list[str] = compiled.positiontup or []  # type: ignore[attr-defined]
-        unknown = set(self._parameters) ^ set(names)
-        assert not unknown, f"parameters do not match the statement: {sorted(unknown)}"
-        return str(compiled), tuple(self._parameters.index(name) for name in names)
+        return str(compiled), tuple(compiled.positiontup or ())  # type: ignore[attr-defined]
 
     @property
     def sql(self) -> str:
         """The statement as PostgreSQL sees it."""
         return self._compiled[0]
 
-    async def fetch(self, connection: DriverConnection, *arguments: Any) -> list[Record]:
-        """Runs the statement; arguments stand in the order of the parameters' names."""
-        sql, order = self._compiled
-        return await connection.fetch(sql, *[arguments[index] for index in order])
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of its parameters, in PostgreSQL's order; one that is used twice stands there twice."""
+        return self._compiled[1]
 
-    async def fetch_one(self, connection: DriverConnection, *arguments: Any) -> Record:
+    async def fetch(self, connection: DriverConnection, **arguments: Any) -> list[Record]:
+        """Runs the statement."""
+        sql, parameters = self._compiled
+        return await connection.fetch(sql, *[arguments[name] for name in parameters])
+
+    async def fetch_one(self, connection: DriverConnection, **arguments: Any) -> Record:
         """Runs a statement that always returns exactly one row."""
-        return (await self.fetch(connection, *arguments))[0]
+        return (await self.fetch(connection, **arguments))[0]

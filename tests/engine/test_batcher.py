@@ -36,8 +36,8 @@ def runner() -> Runner:
     return Runner()
 
 
-def batcher_of(runner: Runner, *, most: int = 100, max_waiting: int = 100) -> Batcher[int, int]:
-    return Batcher(runner.run, most=most, max_waiting=max_waiting, weigh=abs)
+def batcher_of(runner: Runner, *, max_weight: int = 100, max_waiting: int = 100) -> Batcher[int, int]:
+    return Batcher(runner.run, max_weight=max_weight, max_waiting=max_waiting, weigh=abs)
 
 
 async def submitted(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
@@ -72,7 +72,7 @@ async def test_items_that_arrive_together_go_together(runner: Runner) -> None:
 
 async def test_a_batch_is_no_heavier_than_allowed_unless_one_item_is(runner: Runner) -> None:
     runner.free.set()
-    batcher = batcher_of(runner, most=5)
+    batcher = batcher_of(runner, max_weight=5)
     await asyncio.gather(*(batcher.submit(item) for item in (2, 3, 1, 9, 4, 1, 1)))
     assert runner.batches == [[2, 3], [1], [9], [4, 1], [1]]
 
@@ -141,7 +141,7 @@ async def test_too_many_waiting_items_are_refused(runner: Runner) -> None:
 
 
 async def test_close_answers_everybody_who_waits_and_refuses_newcomers(runner: Runner) -> None:
-    batcher = batcher_of(runner, most=2)
+    batcher = batcher_of(runner, max_weight=2)
     tasks = await submitted(batcher, 1)
     await runner.started()
     tasks += await submitted(batcher, 2, 1, 1)

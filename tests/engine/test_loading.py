@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from sqlalchemy import func
 
-from enrollment_service.domain.commands import DeleteStudent, Enroll
-from enrollment_service.engine.loading import StaleFootprintError, lock_and_load
+from enrollment_service.domain.commands import Command, DeleteStudent, Enroll
+from enrollment_service.engine.loading import lock_and_load
 from enrollment_service.store import seats
-from enrollment_service.store.courses import CourseMemory
-from enrollment_service.store.database import Lane
+from enrollment_service.store.database import Database
+from enrollment_service.store.faults import StaleError
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.services import Service
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("verified")
 
 @pytest.mark.parametrize("locked_anyway", [True, False])
 async def test_an_enrollment_between_looking_and_locking_is_noticed(
-    client: Client, lane: Lane, monkeypatch: pytest.MonkeyPatch, locked_anyway: bool
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch, locked_anyway: bool
 ) -> None:
     """The student to be deleted gets a seat meanwhile, and somebody waits for it: as yet nobody knows who."""
     deleted, waiter, other = await client.students(3)
@@ -37,10 +36,15 @@ async def test_an_enrollment_between_looking_and_locking_is_noticed(
         return held
 
     monkeypatch.setattr(seats, "load_held", look_and_let_others_write)
-    commands = [DeleteStudent(student_id=deleted, force=True), Enroll(student_id=other, courses=(course_id,))]
-    with pytest.raises(StaleFootprintError):
-        async with lane.transaction() as connection:
-            await lock_and_load(connection, commands[: 1 + locked_anyway], CourseMemory(), func.clock_timestamp())
+    commands: list[Command[Any]] = [
+        DeleteStudent(student_id=deleted, force=True),
+        Enroll(student_id=other, course_ids=(course_id,)),
+    ]
+    held = database.hold()
+    with pytest.raises(StaleError):
+        async with held.transaction() as connection:
+            await lock_and_load(connection, commands[: 1 + locked_anyway], database)
+    await held.close()
 
 
 async def test_a_deleted_student_is_looked_for_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from enrollment_service.domain.commands import Command, Enroll, EnrollmentsAnswer, Import, Reconcile, Swap, Unenroll
-from enrollment_service.domain.errors import EnrollmentError
+from enrollment_service.domain.errors import Refusal
 from enrollment_service.domain.footprint import rounds
 from enrollment_service.engine.batch import run_batch
-from enrollment_service.store import seats
-from enrollment_service.store.courses import CourseMemory
-from enrollment_service.store.database import Lane
+from enrollment_service.store import database, seats
+from enrollment_service.store.database import Database
+from enrollment_service.store.transactions import HeldConnection
 from tests.support.client import Client
 from tests.support.databases import Connection
 from tests.support.histories import Batch, histories, plain
-from tests.support.services import Clock
+from tests.support.services import Clock, settings_for
 from tests.support.verification import wrong_in
 from tests.support.wire import Play, as_seen, send
 
@@ -63,46 +64,57 @@ async def test_one_by_one_the_service_does_what_the_model_does(
 @pytest.fixture(params=["arrays", "copy"])
 def way_to_write(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large decisions are written in another way than small ones; here it is chosen."""
-    monkeypatch.setattr(seats, "MANY", 0 if request.param == "copy" else 1_000_000)
+    monkeypatch.setattr(seats, "MAX_EVENTS_BY_ARRAYS", 0 if request.param == "copy" else 1_000_000)
 
 
 @pytest.mark.usefixtures("way_to_write")
 @a_few
 @given(history=histories(12))
 async def test_batch_by_batch_the_writer_does_what_the_model_does(
-    timed_client: Client, clock: Clock, database_url: str, connection: Connection, lane: Lane, history: Sequence[Batch]
+    timed_client: Client, clock: Clock, database_url: str, connection: Connection, history: Sequence[Batch]
 ) -> None:
     """Several commands in one transaction; what has an effect is repeated afterwards, under its request_id."""
     play = Play(timed_client, clock)
-    memory = CourseMemory()
-    for batch in history:
-        commands = [with_request_id(command) for command in await play.begin(batch)]
-        answers: dict[int, Any] = {}
-        for group in rounds(commands):
-            async with lane.transaction() as driver:
-                together = [commands[index] for index in group]
-                answers.update(zip(group, await run_batch(driver, together, memory, clock.column), strict=True))
-        expected = [play.model.answer(command) for command in commands]
-        assert [plain(answers[index]) for index in range(len(commands))] == expected
-        repeated = [index for index, one in enumerate(commands) if one.recorded and not is_refusal(answers[index])]
-        async with lane.transaction() as driver:
-            again = await run_batch(driver, [commands[index] for index in repeated], memory, clock.column)
-        assert [without_courses(one) for one in again] == [without_courses(answers[index]) for index in repeated]
+    async with writing_to(database_url, clock.column) as (made, held):
+        for batch in history:
+            commands = [with_request_id(command) for command in await play.begin(batch)]
+            answers: dict[Command[Any], Any] = {}
+            for group in rounds(commands):
+                async with held.transaction() as driver:
+                    answers |= await run_batch(driver, group, made)
+            expected = [play.model.answer(command) for command in commands]
+            assert [plain(answers[command]) for command in commands] == expected
+            repeated = [command for command in commands if command.key and not is_refusal(answers[command])]
+            async with held.transaction() as driver:
+                again = await run_batch(driver, repeated, made)
+            assert list(map(without_courses, again.values())) == [
+                without_courses(answers[command]) for command in again
+            ]
     await play.check_tables(connection)
     await end(database_url, connection)
 
 
-def with_request_id(command: Command) -> Command:
+@asynccontextmanager
+async def writing_to(database_url: str, clock: database.Clock) -> AsyncIterator[tuple[Database, HeldConnection]]:
+    """The database as the writer has it, by a clock."""
+    made = Database(settings_for(database_url), clock)
+    held = made.hold()
+    yield made, held
+    await held.close()
+    await made.close()
+
+
+def with_request_id(command: Command[Any]) -> Command[Any]:
     may_have_one = isinstance(command, Enroll | Unenroll | Swap | Import | Reconcile)
     return replace(command, request_id=uuid.uuid4()) if may_have_one else command
 
 
 def is_refusal(answer: Any) -> bool:
-    return isinstance(answer, EnrollmentError)
+    return isinstance(answer, Refusal)
 
 
 def without_courses(answer: Any) -> Any:
-    return answer.enrollments if isinstance(answer, EnrollmentsAnswer) else answer
+    return [view.enrollment for view in answer.enrollments] if isinstance(answer, EnrollmentsAnswer) else answer
 
 
 @a_few

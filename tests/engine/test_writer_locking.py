@@ -43,7 +43,7 @@ async def test_the_first_reading_alone_would_not_do(
     """The negative control: read again as it was before the wait."""
 
     class Stale:
-        async def fetch_one(self, *_: Any) -> tuple[None, ...]:
+        async def fetch_one(self, *_: Any, **__: Any) -> tuple[None, ...]:
             return (None,) * 7
 
     monkeypatch.setattr(seats, "_load_pairs", Stale())

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import selectinload
 
 from enrollment_service.store.database import SCHEMA_REVISION, driver_url
-from enrollment_service.store.models import Base, Enrollment, Student
+from enrollment_service.store.models import Base, EnrollmentRow, StudentRow
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, in_thread
 from tests.support.processes import PROJECT, environment
@@ -320,8 +320,8 @@ async def test_the_models_relationships_load_when_asked_and_never_by_accident(po
     populated.upgrade()
     engine = create_async_engine(driver_url(populated.url))
     async with AsyncSession(engine) as session:
-        statement = select(Student).order_by(Student.id).limit(1)
-        eager = statement.options(selectinload(Student.enrollments).joinedload(Enrollment.course))
+        statement = select(StudentRow).order_by(StudentRow.id).limit(1)
+        eager = statement.options(selectinload(StudentRow.enrollments).joinedload(EnrollmentRow.course))
         student = (await session.scalars(eager)).one()
         assert student.enrollments
         assert all(one.course.title.startswith("Title") for one in student.enrollments)

@@ -1,0 +1,97 @@
+"""What callers can ask the read path, and what it answers where that is more than one record. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from enrollment_service.domain.records import CountedCourse, Course, EnrollmentView, Student
+
+
+class StudentQuery(NamedTuple):
+    """One student."""
+
+    student_id: int
+
+
+class StudentsQuery(NamedTuple):
+    """Students by ascending id, those after an id; `prefix` is how a name or an e-mail address begins."""
+
+    after: int
+    limit: int
+    prefix: str = ""
+
+
+class CourseQuery(NamedTuple):
+    """One course."""
+
+    course_id: int
+
+
+class CoursesQuery(NamedTuple):
+    """Courses by ascending id, those after an id; `prefix` is how a code or a title begins."""
+
+    after: int
+    limit: int
+    prefix: str = ""
+    only_open: bool = False
+
+
+class EnrollmentQuery(NamedTuple):
+    """One student in one course."""
+
+    student_id: int
+    course_id: int
+
+
+class StudentCoursesQuery(NamedTuple):
+    """The courses of a student by ascending id, those after an id, in states given as a bit mask."""
+
+    student_id: int
+    after: int
+    limit: int
+    states: int
+
+
+class HeldCourse(NamedTuple):
+    """A course of a student: the enrollment, which version of the details to show, and the counts.
+
+    `create_time` is None where it is the `enroll_time`.
+    """
+
+    course_id: int
+    state: int
+    sequence: int
+    enroll_time: datetime
+    create_time: datetime | None
+    waitlist_position: int
+    version: int
+    enrolled_count: int
+    waitlisted_count: int
+
+
+class StudentCourses(NamedTuple):
+    """A student and a page of their courses: each enrollment with the details of its course."""
+
+    student: Student
+    held: Sequence[tuple[HeldCourse, Course]]
+
+
+class CourseStudentsQuery(NamedTuple):
+    """The students of a course, those after (state, key), in states given as a bit mask.
+
+    The key is the student's id among the enrolled and the ticket among the waiters.
+    """
+
+    course_id: int
+    after: tuple[int, int]
+    limit: int
+    states: int
+
+
+class CourseStudents(NamedTuple):
+    """A course and a page of its students, all of one moment."""
+
+    course: CountedCourse
+    roster: Sequence[EnrollmentView]

@@ -1,0 +1,72 @@
+"""What an error of the database says about the transaction it broke: by SQLSTATE, never by text or class."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+
+class Fault(Enum):
+    """What a database error says about the transaction it broke."""
+
+    RETRY = auto()  # it did not happen, and the same again may succeed
+    GONE = auto()  # the connection is lost, or the server cannot write; it did not happen
+    UNKNOWN = auto()  # the connection was lost while COMMIT was under way
+    TIMEOUT = auto()  # a lock or statement took too long; it did not happen
+    RACED = auto()  # a row it refers to was deleted meanwhile; it did not happen
+    DUPLICATE = auto()  # a unique key is taken; it did not happen
+    OTHER = auto()  # anything else: a fault of ours
+
+
+_BY_SQLSTATE = {
+    "40001": Fault.RETRY,
+    "40P01": Fault.RETRY,
+    "0A000": Fault.RETRY,  # a cached plan that DDL made stale
+    "25006": Fault.GONE,  # the primary was demoted under the pool
+    "57P01": Fault.GONE,
+    "57P02": Fault.GONE,
+    "57P03": Fault.GONE,
+    "53300": Fault.GONE,
+    "55P03": Fault.TIMEOUT,
+    "57014": Fault.TIMEOUT,
+    "23503": Fault.RACED,
+    "23505": Fault.DUPLICATE,
+}
+
+
+class CommitUnknownError(Exception):
+    """The connection was lost while COMMIT was under way: the transaction may or may not have happened."""
+
+
+class StaleError(Exception):
+    """What was looked at before the locks were held has changed since; it did not happen, and the same may succeed."""
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What an error of the driver, of SQLAlchemy or of ours means."""
+    if isinstance(error, CommitUnknownError):
+        return Fault.UNKNOWN
+    if isinstance(error, StaleError):
+        return Fault.RETRY
+    error = _of_driver(error)
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return Fault.GONE if state.startswith("08") else _BY_SQLSTATE.get(state, Fault.OTHER)
+    # The driver's own errors: it could not connect, or the connection broke under it. Or the pool has none to give.
+    lost = isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | PoolTimeoutError)
+    return Fault.GONE if lost else Fault.OTHER
+
+
+def constraint_of(error: BaseException) -> str:
+    """The name of the constraint that an error is about, or an empty string."""
+    return getattr(_of_driver(error), "constraint_name", None) or ""
+
+
+def _of_driver(error: BaseException) -> BaseException:
+    """The driver's error inside one of SQLAlchemy's."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error

@@ -1,0 +1,135 @@
+"""The one way to run a transaction or a read, and the one policy of when to try again.
+
+Only what certainly did not happen is tried again. A batch sends its statements prepared on the pooled connection's
+own driver connection: SQLAlchemy's executor would cost more than the database does. A transaction begun there is
+invisible to SQLAlchemy, so every one goes through `HeldConnection.transaction`, and a connection that was not cleanly
+rolled back is thrown away, never returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from enrollment_service.domain.errors import DatabaseUnavailable
+from enrollment_service.store.faults import CommitUnknownError, Fault, fault_of
+
+DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Result = TypeVar("Result")
+
+PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
+# How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
+# not, waiting is the caller's choice. An unknown commit is never tried again.
+_MAX_TRIES = {Fault.RETRY: 5, Fault.RACED: 5, Fault.GONE: 2, Fault.UNKNOWN: 1}
+
+
+async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `work`, which leaves no trace where it fails; tried again where that may help.
+
+    Raises:
+        DatabaseUnavailable: it failed however often it was tried, or nobody knows whether it did.
+        Exception: what `work` raised for which no other try is worth while: a timeout, a taken key, a fault of ours.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return await work()
+        except Exception as error:
+            fault = fault_of(error)
+            if fault not in _MAX_TRIES:
+                raise
+            if tries >= _MAX_TRIES[fault]:
+                raise DatabaseUnavailable from error
+        await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))
+
+
+def told(error: Exception) -> Exception:
+    """What a caller is told of work that failed: a fault of ours is left as it is, to be hidden at the door."""
+    return error if fault_of(error) is Fault.OTHER else DatabaseUnavailable()
+
+
+class HeldConnection:
+    """One pooled connection, held by one batcher for as long as it is healthy."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._pooled: AsyncConnection | None = None
+        self._driver: DriverConnection | None = None
+
+    async def transact(self, work: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
+        """What `work` returns, committed; tried again where it certainly did not happen."""
+
+        async def attempt() -> Result:
+            async with self.transaction() as connection:
+                return await work(connection)
+
+        return await retried(attempt)
+
+    async def read(self, work: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
+        """What `work` reads, outside of any transaction."""
+
+        async def attempt() -> Result:
+            try:
+                return await work(await self.connection())
+            except BaseException:
+                # Whatever happened, the connection may still be busy with it.
+                await self.discard()
+                raise
+
+        return await retried(attempt)
+
+    async def connection(self) -> DriverConnection:
+        """The driver connection, opened when there is none or it has been lost."""
+        if self._driver is not None and not self._driver.is_closed():
+            return self._driver
+        await self.discard()
+        self._pooled = await self._engine.connect()
+        raw = await self._pooled.get_raw_connection()
+        driver: DriverConnection | None = raw.driver_connection
+        assert driver is not None
+        self._driver = driver
+        return driver
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[DriverConnection]:
+        """A transaction that is committed when the block ends, rolled back when it raises.
+
+        Raises:
+            CommitUnknownError: the outcome of the commit cannot be known.
+        """
+        connection = await self.connection()
+        committing = False
+        try:
+            async with connection.transaction():
+                yield connection
+                committing = True
+        except BaseException as error:
+            lost = fault_of(error) is Fault.GONE or not isinstance(error, Exception)
+            if lost or connection.is_in_transaction():
+                await self.discard()
+            if committing and lost:
+                raise CommitUnknownError from error
+            raise
+
+    async def discard(self) -> None:
+        """Throws the connection away; the next use opens another."""
+        pooled, self._pooled, self._driver = self._pooled, None, None
+        if pooled is not None:
+            # Nothing here may hide the error that made us throw it away.
+            with suppress(Exception):
+                await pooled.invalidate()
+            with suppress(Exception):
+                await pooled.close()
+
+    async def close(self) -> None:
+        """Gives the connection back to the pool."""
+        pooled, self._pooled, self._driver = self._pooled, None, None
+        if pooled is not None:
+            await pooled.close()
