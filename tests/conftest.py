@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from enrollment_service.store.database import Lane, build_engine
+from enrollment_service.store.database import Database
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, embedded_server
 from tests.support.processes import Processes, processes_on
@@ -117,13 +117,11 @@ async def timed_client(start_service: StartService, clock: Clock) -> Client:
 
 
 @pytest.fixture
-async def lane(database_url: str) -> AsyncIterator[Lane]:
-    """A connection such as the writer's."""
-    engine = build_engine(settings_for(database_url))
-    made = Lane(engine)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The test's database as the service has it."""
+    made = Database(settings_for(database_url))
     yield made
     await made.close()
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -244,7 +244,7 @@ async def test_dev_needs_no_database(processes: Processes, tmp_path: Path) -> No
 
 async def test_the_health_command_is_for_containers(service: Service) -> None:
     """It asks on the address that the server was told to listen on, which may be all of them."""
-    listen = f"0.0.0.0:{service.server.port}"
+    listen = f"0.0.0.0:{service.app.port}"
     assert (await run_beside("health", LISTEN=listen, PROFILE="dev")).returncode == 0
     assert (await run_beside("health", "--timeout", "1", LISTEN=f"127.0.0.1:{free_port()}")).returncode == 1
 

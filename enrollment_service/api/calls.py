@@ -1,4 +1,8 @@
-"""What every call goes through on its way in and out: decoding, deadline, error to status, one log line.
+"""What every call goes through, in this order: authenticate, limit, decode, authorize, run, status, record.
+
+Authentication comes first, before anything is said of the request, of malformed bytes too. Limits come before the work
+of decoding. Rules about rows need the ids of the request, so authorization follows it. Whatever a stage raises becomes
+a status, and each call ends with one line in the log.
 
 Wrapped around the methods where they are registered rather than as gRPC interceptors: the effect is the same, but an
 interceptor cannot reach the decoding of requests, and costs something on every call.
@@ -10,165 +14,170 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
-from enrollment_service.api import requests
-from enrollment_service.api.deadlines import Patience
+from enrollment_service.api.deadlines import Deadlines
+from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.status import metadata_of, status_of
-from enrollment_service.domain.errors import EnrollmentError, Reason, ShuttingDown
+from enrollment_service.domain.caller import ANONYMOUS, Caller
+from enrollment_service.domain.errors import Reason, Refusal, ServiceError, ShuttingDown
 from enrollment_service.telemetry import logs
 from enrollment_service.v1 import enrollment_pb2 as pb
 
-Request = TypeVar("Request", bound=Message)
-Context = ServicerContext[Any, Any]
-Method = Callable[[Any, Context], Awaitable[Any]]
-
-# Fields of requests that may be logged: ids of ours and of the caller, nothing else.
-LOGGED_FIELDS = (
-    "student_id",
-    "course_id",
-    "course_ids",
-    "from_course_id",
-    "to_course_id",
-    "request_id",
-    "validate_only",
-)
-# Messages inside requests and responses that have such a field.
-LOGGED_PARTS = {"student": "student_id", "course": "course_id"}
+Context: TypeAlias = ServicerContext[Any, Any]
 
 
-class Malformed:
-    """Stands for a request whose bytes are not a message; it is refused where errors are answered."""
+class Call:
+    """One call: what is known of it beside its request. Methods take it where gRPC hands them its context.
+
+    The peer is read first: once a call is over, its context must not be asked.
+    """
+
+    __slots__ = ("caller", "deadline", "method", "peer", "started")
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.method = method
+        self.peer = context.peer()
+        self.started = time.perf_counter()
+        self.caller: Caller = ANONYMOUS
+        # When it ends, by the event loop's clock in seconds; None where the caller has set no deadline.
+        self.deadline = _deadline_of(context)
 
 
-MALFORMED = Malformed()
-
-
-def decoder(kind: type[Request]) -> Callable[[bytes], Request | Malformed]:
-    """A deserializer that never raises: gRPC would tell the caller the text of the exception."""
-
-    def decode(data: bytes) -> Request | Malformed:
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            return MALFORMED
-
-    return decode
-
-
-def encoder(kind: type[Message]) -> Callable[[Any], bytes]:
-    """A serializer that lets through what a method has encoded itself."""
-    encode = kind.SerializeToString
-    return lambda response: response if type(response) is bytes else encode(response)
+def _deadline_of(context: Context) -> float | None:
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
 def handlers(servicer: Any, default_deadline: float) -> grpc.GenericRpcHandler:
-    """The methods of a servicer, each wrapped, ready to be added to a server."""
+    """The methods of a servicer, each behind its stages, ready to be added to a server."""
     service = pb.DESCRIPTOR.services_by_name["EnrollmentService"]
-    patience = Patience(default_deadline)
-    wrapped = {}
-    for method in service.methods:
-        behaviour = getattr(servicer, method.name)
-        coding: dict[str, Any] = {
-            "request_deserializer": decoder(getattr(pb, method.input_type.name)),
-            "response_serializer": encoder(getattr(pb, method.output_type.name)),
-        }
-        if method.client_streaming:
-            call = _stream(method.name, behaviour, _decoded)
-            wrapped[method.name] = grpc.stream_stream_rpc_method_handler(call, **coding)
-        elif method.server_streaming:
-            call = _stream(method.name, behaviour, _checked)
-            wrapped[method.name] = grpc.unary_stream_rpc_method_handler(call, **coding)
-        else:
-            call = _unary(method.name, behaviour, _ids_of(method.input_type), patience)
-            wrapped[method.name] = grpc.unary_unary_rpc_method_handler(call, **coding)
-    return grpc.method_handlers_generic_handler(service.full_name, wrapped)
+    deadlines = Deadlines(default_deadline)
+    by_name = {method.name: _handler(method, getattr(servicer, method.name), deadlines) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, by_name)
 
 
-class _Record:
-    """What the log says of one call. The peer is read first: once a call is over, its context must not be asked."""
+def _handler(method: MethodDescriptor, behaviour: Any, deadlines: Deadlines) -> grpc.RpcMethodHandler[Any, Any]:
+    stages = Stages(method)
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour))
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_unary_stream(stages, behaviour))
+    return grpc.unary_unary_rpc_method_handler(_unary_unary(stages, behaviour, deadlines))
 
-    __slots__ = ("_name", "_peer", "_started")
 
-    def __init__(self, name: str, context: Context) -> None:
-        self._name = name
-        self._peer = context.peer()
-        self._started = time.perf_counter()
+class Stages:
+    """The stages of one method's calls, all but `run`, which is the method itself."""
 
-    def write(self, code: str, fields: dict[str, Any]) -> None:
-        """Writes the line."""
-        fields["method"] = self._name
+    def __init__(self, method: MethodDescriptor) -> None:
+        self._name = method.name
+        self._decode: Callable[[bytes], Message] = getattr(pb, method.input_type.name).FromString
+        self.ids: Callable[[Message | None], Ids] = ids_reader(method.input_type)
+
+    def admit(self, context: Context) -> Call:
+        """Authenticate and limit: both let everybody pass for now."""
+        return Call(self._name, context)
+
+    def accept(self, data: bytes, call: Call) -> Message:
+        """Decode and authorize: the request, if the caller may make it; everybody may for now.
+
+        Raises:
+            Refusal: MALFORMED_REQUEST.
+        """
+        try:
+            return self._decode(data)
+        except DecodeError:
+            raise Refusal.of(
+                Reason.MALFORMED_REQUEST, "", "The bytes are not a request of this method.", method=call.method
+            ) from None
+
+    async def fail(self, call: Call, error: BaseException, context: Context, ids: Ids) -> NoReturn:
+        """Status and record of a call that did not succeed."""
+        if isinstance(error, AbortError):
+            raise error
+        if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _told_to_stop()):
+            # The caller has gone or its deadline has passed; gRPC has answered already.
+            self.record(call, "CANCELLED", ids)
+            raise error
+        failure = _failure(error)
+        code, message, status = status_of(failure)
+        self.record(call, code.name, ids | _shown(failure, error))
+        await context.abort(code, message, metadata_of(status))
+
+    def record(self, call: Call, code: str, fields: Ids) -> None:
+        """Writes the line of a call."""
+        fields["method"] = call.method
         fields["code"] = code
-        fields["duration_ms"] = round((time.perf_counter() - self._started) * 1000, 2)
-        fields["peer"] = self._peer
+        fields["duration_ms"] = round((time.perf_counter() - call.started) * 1000, 2)
+        fields["peer"] = call.peer
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
 
-def _unary(name: str, method: Method, ids: Callable[[Any], dict[str, Any]], patience: Patience) -> Method:
-    async def call(request: Any, context: Context) -> Any:
-        record = _Record(name, context)
+def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines) -> Any:
+    async def handle(data: bytes, context: Context) -> bytes:
+        call = stages.admit(context)
         task = None
-        if context.time_remaining() is None:
+        if call.deadline is None:
             # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
             task = asyncio.current_task()
-            patience.begin(task)  # type: ignore[arg-type]
+            call.deadline = deadlines.begin(task)  # type: ignore[arg-type]
+        request: Message | None = None
         try:
-            response = await method(_checked(request, name), context)
+            request = stages.accept(data, call)
+            response = _encoded(await method(request, call))
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-            expired = task is not None and patience.end(task)
-            await _fail(record, TimeoutError() if expired else error, context, ids(request))
+            expired = task is not None and deadlines.end(task)
+            await stages.fail(call, TimeoutError() if expired else error, context, stages.ids(request))
         if task is not None:
-            patience.end(task)
-        record.write("OK", ids(request))
+            deadlines.end(task)
+        stages.record(call, "OK", stages.ids(request))
         return response
 
-    return call
+    return handle
 
 
-def _stream(name: str, method: Any, prepare: Callable[[Any, str], Any]) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        record = _Record(name, context)
-        answers = 0
-        try:
-            async for response in method(prepare(request, name), context):
-                yield response
-                answers += 1
-        except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-            await _fail(record, error, context, {"answers": answers})
-        record.write("OK", {"answers": answers})
+def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        call = stages.admit(context)
+        async for response in _answers(stages, call, context, lambda: method(stages.accept(data, call), call)):
+            yield response
 
-    return call
+    return handle
 
 
-def _checked(request: Any, name: str) -> Any:
-    if request is MALFORMED:
-        raise EnrollmentError.one(
-            Reason.MALFORMED_REQUEST, "", "The bytes are not a request of this method.", method=name
-        )
-    return request
+def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+    async def handle(incoming: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        call = stages.admit(context)
+        requests = (stages.accept(data, call) async for data in incoming)
+        async for response in _answers(stages, call, context, lambda: method(requests, call)):
+            yield response
+
+    return handle
 
 
-async def _decoded(requests: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request, name)
+async def _answers(
+    stages: Stages, call: Call, context: Context, run: Callable[[], AsyncIterator[Any]]
+) -> AsyncIterator[bytes]:
+    """The answers of a stream, and its end."""
+    answers = 0
+    try:
+        async for response in run():
+            yield _encoded(response)
+            answers += 1
+    except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
+        await stages.fail(call, error, context, {"answers": answers})
+    stages.record(call, "OK", {"answers": answers})
 
 
-async def _fail(record: _Record, error: BaseException, context: Context, ids: dict[str, Any]) -> NoReturn:
-    if isinstance(error, AbortError):
-        raise error
-    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _told_to_stop()):
-        # The caller has gone or its deadline has passed; gRPC has answered already.
-        record.write("CANCELLED", ids)
-        raise error
-    refusal = _refusal(error)
-    code, message, status = status_of(refusal)
-    record.write(code.name, ids | _shown(refusal, error))
-    await context.abort(code, message, metadata_of(status))
+def _encoded(response: Any) -> bytes:
+    """An answer as bytes; lets through what a method has encoded itself."""
+    encoded: bytes = response if type(response) is bytes else response.SerializeToString()
+    return encoded
 
 
 def _told_to_stop() -> bool:
@@ -177,50 +186,25 @@ def _told_to_stop() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _refusal(error: BaseException) -> EnrollmentError:
-    if isinstance(error, EnrollmentError):
+def _failure(error: BaseException) -> ServiceError:
+    """What the caller is told of an error."""
+    if isinstance(error, ServiceError):
         return error
     if isinstance(error, TimeoutError):
-        return EnrollmentError.one(Reason.DEADLINE_EXCEEDED, "", "The deadline passed.")
+        return ServiceError.of(Reason.DEADLINE_EXCEEDED, "", "The deadline passed.")
     if isinstance(error, asyncio.CancelledError):
         # Cancelled from inside: without a status the caller would wait out its whole deadline (grpc#29248).
         return ShuttingDown()
-    return EnrollmentError.one(
+    return ServiceError.of(
         Reason.INTERNAL, "", "Something went wrong on our side; the error_id finds it in the log.",
         error_id=uuid.uuid4().hex,
     )  # fmt: skip
 
 
-def _shown(refusal: EnrollmentError, error: BaseException) -> dict[str, Any]:
-    shown: dict[str, Any] = {"reason": refusal.reason}
-    if refusal.reason is Reason.INTERNAL:
-        shown |= refusal.violations[0].observed
+def _shown(failure: ServiceError, error: BaseException) -> Ids:
+    """What the log says of a failure."""
+    shown: Ids = {"reason": failure.reason}
+    if failure.reason is Reason.INTERNAL:
+        shown |= failure.violations[0].observed
         shown["error"] = logs.describe(error)
     return shown
-
-
-def _loggable(name: str, value: Any) -> Any:
-    """What may be logged of a field that has not been checked yet: no text but a UUID, and no list without end."""
-    if name == "request_id":
-        return value if requests.is_uuid(value) else ""
-    return list(value[: requests.MOST_COURSES]) if name == "course_ids" else value
-
-
-def _ids_of(kind: Descriptor) -> Callable[[Any], dict[str, Any]]:
-    """Reads what may be logged from requests of one type."""
-    names = tuple(name for name in LOGGED_FIELDS if name in kind.fields_by_name)
-    parts = tuple((part, name) for part, name in LOGGED_PARTS.items() if part in kind.fields_by_name)
-
-    def read(request: Any) -> dict[str, Any]:
-        ids: dict[str, Any] = {}
-        if request is MALFORMED:
-            return ids
-        for name in names:
-            if value := _loggable(name, getattr(request, name)):
-                ids[name] = value
-        for part, name in parts:
-            if value := getattr(getattr(request, part), name):
-                ids[name] = value
-        return ids
-
-    return read

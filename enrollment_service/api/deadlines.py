@@ -10,7 +10,7 @@ import asyncio
 LOOK_SECONDS = 1.0
 
 
-class Patience:
+class Deadlines:
     """Watches tasks, each from `begin` to `end`, and cancels those that take longer than `seconds`."""
 
     def __init__(self, seconds: float) -> None:
@@ -19,12 +19,13 @@ class Patience:
         self._expired: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: asyncio.Task[None]) -> None:
-        """Starts the clock for a task."""
+    def begin(self, task: asyncio.Task[None]) -> float:
+        """Starts the clock for a task; the time of the event loop at which it runs out."""
         loop = asyncio.get_running_loop()
-        self._latest[task] = loop.time() + self._seconds
+        latest = self._latest[task] = loop.time() + self._seconds
         if self._timer is None:
             self._timer = loop.call_later(min(LOOK_SECONDS, self._seconds), self._look, loop)
+        return latest
 
     def end(self, task: asyncio.Task[None]) -> bool:
         """Stops the clock; tells whether it had run out."""

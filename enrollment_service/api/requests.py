@@ -1,174 +1,206 @@
-"""From a request to its field violations: everything that no state of the database could make valid.
+"""From a message to a command or a query: one function per method, named after it.
 
-Each `check_...` raises once with all violations of its request; what passes may be given to the database.
+Each raises once, with all violations of its request: everything that no state of the database could make valid. What
+it returns may be given to the engine. The checks of single fields stand in `fields.py`, those of pages in `pages.py`.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import Message
 
-from enrollment_service.domain.errors import EnrollmentError, Reason, Violation, invalid_field
+from enrollment_service.api import fields, pages
+from enrollment_service.api.pages import IDS, Page
+from enrollment_service.api.timestamps import moment_of
+from enrollment_service.domain.caller import Caller
+from enrollment_service.domain.commands import (
+    DeleteCourse,
+    DeleteStudent,
+    Enroll,
+    Import,
+    Reconcile,
+    Swap,
+    Unenroll,
+    UpdateCourse,
+    UpdateStudent,
+)
+from enrollment_service.domain.errors import Reason, Refusal, Violation, invalid_field
+from enrollment_service.domain.queries import (
+    CourseQuery,
+    CoursesQuery,
+    CourseStudentsQuery,
+    EnrollmentQuery,
+    StudentCoursesQuery,
+    StudentQuery,
+    StudentsQuery,
+)
+from enrollment_service.domain.records import ENROLLED, WAITLISTED, NewCourse, NewStudent
 from enrollment_service.v1 import enrollment_pb2 as pb
 
-MOST_COURSES = 50
-MOST_IMPORT_ROWS = 10_000
-MOST_ROSTER = 5_000
-# The largest number of students in a page, and how many where the caller does not say.
-MOST_PAGE = 1_000
-DEFAULT_PAGE = 50
+MAX_COURSES = 50
+MAX_IMPORT_ROWS = 10_000
+MAX_ROSTER = 5_000
 
-STUDENT_FIELDS = ("full_name", "email")
-COURSE_FIELDS = (
-    "code",
-    "title",
-    "description",
-    "capacity",
-    "waitlist_capacity",
-    "enroll_open_time",
-    "enroll_close_time",
-)
-
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
-_CODE = re.compile(r"[A-Za-z0-9\-_. ]{1,40}")
-_REASON = re.compile(r"[a-z0-9_.-]{0,64}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # years 1 to 9999
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_STUDENT_FIELDS = NewStudent._fields
+_COURSE_FIELDS = NewCourse._fields
+# Adds to the violations what is wrong with the value of a field.
+Check: TypeAlias = Callable[[list[Violation], str, Any], None]
+_STATES = range(ENROLLED, WAITLISTED + 1)
 
 
-def _raise(violations: Sequence[Violation]) -> None:
-    if violations:
-        raise EnrollmentError(violations)
-
-
-def not_built(field: str) -> EnrollmentError:
+def not_built(field: str) -> Refusal:
     """The feature behind a field or method does not exist yet; it is refused, never ignored."""
-    return EnrollmentError.one(Reason.UNIMPLEMENTED, field, "This server does not offer this yet.", field=field)
+    return Refusal.of(Reason.UNIMPLEMENTED, field, "This server does not offer this yet.", field=field)
 
 
-# --- single fields ----------------------------------------------------------------------------------------------
-
-
-def _id(found: list[Violation], field: str, value: int) -> None:
-    if value <= 0:
-        found.append(invalid_field(field, "must be a positive id"))
-
-
-def _text(found: list[Violation], field: str, value: str, most: int, *, least: int = 1, lines: bool = False) -> None:
-    if len(value) > most:
-        found.append(invalid_field(field, f"must have at most {most} characters"))
-    elif least and not value.strip():
-        found.append(invalid_field(field, "must not be empty or blank"))
-    elif not (value.isascii() and value.isprintable()) and any(_is_control(one, lines) for one in value):
-        found.append(invalid_field(field, "must not have control or bidirectional formatting characters"))
-
-
-def _is_control(character: str, lines: bool) -> bool:
-    if lines and character in "\n\r\t":
-        return False
-    return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-
-
-def _email(found: list[Violation], field: str, value: str) -> None:
-    before = len(found)
-    _text(found, field, value, 254)
-    if len(found) == before and not _EMAIL.fullmatch(value):
-        found.append(invalid_field(field, "must be an e-mail address, like ann@example.org"))
-
-
-def _code(found: list[Violation], field: str, value: str) -> None:
-    if not _CODE.fullmatch(value) or not value.strip():
-        found.append(invalid_field(field, "must be 1 to 40 letters, digits, and '-', '_', '.' or space"))
-
-
-def _count(found: list[Violation], field: str, value: int) -> None:
-    if value < 0:
-        found.append(invalid_field(field, "must be 0 or more"))
-
-
-def _time(found: list[Violation], field: str, value: Timestamp) -> None:
-    if not (_FIRST_SECOND <= value.seconds <= _LAST_SECOND and 0 <= value.nanos < 1_000_000_000):
-        found.append(invalid_field(field, "must be a time within the years 1 to 9999"))
-
-
-def is_uuid(value: str) -> bool:
-    """Whether a text is a UUID in its usual form."""
-    return _UUID.fullmatch(value) is not None
-
-
-def _request_id(found: list[Violation], value: str) -> None:
-    if value and not is_uuid(value):
-        found.append(invalid_field("request_id", "must be a UUID, like 123e4567-e89b-12d3-a456-426614174000"))
-
-
-def _reason(found: list[Violation], value: str) -> None:
-    if value and not _REASON.fullmatch(value):
-        found.append(invalid_field("reason", "must be up to 64 lower-case letters, digits, and '_', '.' or '-'"))
-
-
-def _on_full(found: list[Violation], value: int) -> None:
-    if not 0 <= value <= pb.ON_FULL_WAITLIST:
-        found.append(invalid_field("on_full", "must be a known value"))
-
-
-def _ids(found: list[Violation], field: str, values: Sequence[int], most: int, *, least: int = 1) -> None:
-    if not least <= len(values) <= most:
-        found.append(invalid_field(field, f"must have {least} to {most} ids"))
-    elif len(set(values)) != len(values):
-        found.append(invalid_field(field, "must not have duplicates"))
-    for index, value in enumerate(values[: most + 1]):
-        if value <= 0:
-            found.append(invalid_field(f"{field}[{index}]", "must be a positive id"))
-
-
-def _page(found: list[Violation], page_size: int) -> None:
-    if page_size < 0:
-        found.append(invalid_field("page_size", "must be 0 or more"))
-
-
-def page_limit(page_size: int) -> int:
-    """How many rows a page has at the most."""
-    return min(page_size or DEFAULT_PAGE, MOST_PAGE)
+def _refuse_if(found: Sequence[Violation]) -> None:
+    if found:
+        raise Refusal(found)
 
 
 # --- students ---------------------------------------------------------------------------------------------------
 
 
-def _student_fields(found: list[Violation], student: pb.Student, names: Iterable[str]) -> None:
-    checks: dict[str, Callable[[], None]] = {
-        "full_name": lambda: _text(found, "student.full_name", student.full_name, 200),
-        "email": lambda: _email(found, "student.email", student.email),
+def create_student(request: pb.CreateStudentRequest, _: Caller) -> NewStudent:
+    """A student to create."""
+    found: list[Violation] = []
+    _check_student(found, request.student, _STUDENT_FIELDS)
+    _refuse_if(found)
+    return NewStudent(request.student.full_name, request.student.email)
+
+
+def get_student(request: pb.GetStudentRequest, _: Caller) -> StudentQuery:
+    """One student."""
+    found: list[Violation] = []
+    fields.check_id(found, "student_id", request.student_id)
+    _refuse_if(found)
+    return StudentQuery(request.student_id)
+
+
+def update_student(request: pb.UpdateStudentRequest, caller: Caller) -> UpdateStudent:
+    """The fields of a student that the mask names."""
+    found: list[Violation] = []
+    fields.check_id(found, "student.student_id", request.student.student_id)
+    names = _masked(found, request.update_mask.paths, _STUDENT_FIELDS)
+    _check_student(found, request.student, names)
+    _refuse_if(found)
+    changes = {name: getattr(request.student, name) for name in names}
+    return UpdateStudent(
+        caller=caller, student_id=request.student.student_id, changes=changes, etag=request.student.etag
+    )
+
+
+def delete_student(request: pb.DeleteStudentRequest, caller: Caller) -> DeleteStudent:
+    """A student to delete."""
+    found: list[Violation] = []
+    fields.check_id(found, "student_id", request.student_id)
+    _refuse_if(found)
+    return DeleteStudent(caller=caller, student_id=request.student_id, etag=request.etag, force=request.force)
+
+
+def list_students(request: pb.ListStudentsRequest, _: Caller) -> tuple[StudentsQuery, Page]:
+    """A page of students."""
+    found: list[Violation] = []
+    fields.check_text(found, "query", request.query, 254, least=0)
+    page = pages.parse(found, f"ListStudents {request.query}", request.page_size, request.page_token)
+    _refuse_if(found)
+    return StudentsQuery(page.after[0], page.rows_to_read, request.query), page
+
+
+def _check_student(found: list[Violation], student: pb.Student, names: Iterable[str]) -> None:
+    checks: dict[str, Check] = {
+        "full_name": partial(fields.check_text, most=200),
+        "email": fields.check_email,
     }
     for name in names:
-        checks[name]()
+        checks[name](found, f"student.{name}", getattr(student, name))
 
 
-def check_create_student(request: pb.CreateStudentRequest) -> None:
+# --- courses ----------------------------------------------------------------------------------------------------
+
+
+def create_course(request: pb.CreateCourseRequest, _: Caller) -> NewCourse:
+    """A course to create."""
     found: list[Violation] = []
-    _student_fields(found, request.student, STUDENT_FIELDS)
-    _raise(found)
+    _check_course(found, request.course, _COURSE_FIELDS)
+    _refuse_if(found)
+    return NewCourse(**_course_values(request.course, _COURSE_FIELDS))
 
 
-def check_update_student(request: pb.UpdateStudentRequest) -> None:
+def get_course(request: pb.GetCourseRequest, _: Caller) -> CourseQuery:
+    """One course."""
     found: list[Violation] = []
-    _id(found, "student.student_id", request.student.student_id)
-    known = _mask(found, request.update_mask.paths, STUDENT_FIELDS)
-    _student_fields(found, request.student, known)
-    _raise(found)
+    fields.check_id(found, "course_id", request.course_id)
+    _refuse_if(found)
+    return CourseQuery(request.course_id)
 
 
-def check_student_id(request: pb.GetStudentRequest | pb.DeleteStudentRequest) -> None:
+def update_course(request: pb.UpdateCourseRequest, caller: Caller) -> UpdateCourse:
+    """The fields of a course that the mask names; one that is unset is cleared."""
     found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _raise(found)
+    fields.check_id(found, "course.course_id", request.course.course_id)
+    names = _masked(found, request.update_mask.paths, _COURSE_FIELDS)
+    _check_course(found, request.course, names)
+    _refuse_if(found)
+    changes = _course_values(request.course, names)
+    return UpdateCourse(caller=caller, course_id=request.course.course_id, changes=changes, etag=request.course.etag)
 
 
-def _mask(found: list[Violation], paths: Sequence[str], allowed: Sequence[str]) -> list[str]:
+def delete_course(request: pb.DeleteCourseRequest, caller: Caller) -> DeleteCourse:
+    """A course to delete."""
+    found: list[Violation] = []
+    fields.check_id(found, "course_id", request.course_id)
+    _refuse_if(found)
+    return DeleteCourse(caller=caller, course_id=request.course_id, etag=request.etag, force=request.force)
+
+
+def list_courses(request: pb.ListCoursesRequest, _: Caller) -> tuple[CoursesQuery, Page]:
+    """A page of courses."""
+    found: list[Violation] = []
+    fields.check_text(found, "query", request.query, 254, least=0)
+    scope = f"ListCourses {request.only_open} {request.query}"
+    page = pages.parse(found, scope, request.page_size, request.page_token)
+    _refuse_if(found)
+    return CoursesQuery(page.after[0], page.rows_to_read, request.query, request.only_open), page
+
+
+def _check_course(found: list[Violation], course: pb.Course, names: Sequence[str]) -> None:
+    checks: dict[str, Check] = {
+        "code": fields.check_code,
+        "title": partial(fields.check_text, most=200),
+        "description": partial(fields.check_text, most=2000, least=0, lines=True),
+        "capacity": fields.check_count,
+        "waitlist_capacity": fields.check_count,
+        "enroll_open_time": fields.check_time,
+        "enroll_close_time": fields.check_time,
+    }
+    before = len(found)
+    for name in names:
+        checks[name](found, f"course.{name}", getattr(course, name))
+    both = course.HasField("enroll_open_time") and course.HasField("enroll_close_time")
+    if len(found) == before and both and {"enroll_open_time", "enroll_close_time"} <= set(names):
+        opens, closes = course.enroll_open_time, course.enroll_close_time
+        if (opens.seconds, opens.nanos) >= (closes.seconds, closes.nanos):
+            found.append(invalid_field("course.enroll_close_time", "must be after enroll_open_time"))
+
+
+def _course_values(course: pb.Course, names: Iterable[str]) -> dict[str, Any]:
+    return {name: _course_value(course, name) for name in names}
+
+
+def _course_value(course: pb.Course, name: str) -> Any:
+    if name == "capacity":
+        return course.capacity if course.HasField("capacity") else None
+    if name in ("enroll_open_time", "enroll_close_time"):
+        return moment_of(getattr(course, name)) if course.HasField(name) else None
+    return getattr(course, name)
+
+
+def _masked(found: list[Violation], paths: Sequence[str], allowed: Sequence[str]) -> list[str]:
     """The known fields that an update mask names."""
     if not paths:
         found.append(invalid_field("update_mask", f"is required; name one or more of {', '.join(allowed)}"))
@@ -177,150 +209,156 @@ def _mask(found: list[Violation], paths: Sequence[str], allowed: Sequence[str]) 
     return [name for name in allowed if name in paths]
 
 
-# --- courses ----------------------------------------------------------------------------------------------------
-
-
-def _course_fields(found: list[Violation], course: pb.Course, names: Sequence[str]) -> None:
-    checks: dict[str, Callable[[], None]] = {
-        "code": lambda: _code(found, "course.code", course.code),
-        "title": lambda: _text(found, "course.title", course.title, 200),
-        "description": lambda: _text(found, "course.description", course.description, 2000, least=0, lines=True),
-        "capacity": lambda: _count(found, "course.capacity", course.capacity),
-        "waitlist_capacity": lambda: _count(found, "course.waitlist_capacity", course.waitlist_capacity),
-        "enroll_open_time": lambda: _time(found, "course.enroll_open_time", course.enroll_open_time),
-        "enroll_close_time": lambda: _time(found, "course.enroll_close_time", course.enroll_close_time),
-    }
-    before = len(found)
-    for name in names:
-        checks[name]()
-    both = course.HasField("enroll_open_time") and course.HasField("enroll_close_time")
-    if len(found) == before and both and {"enroll_open_time", "enroll_close_time"} <= set(names):
-        opens, closes = course.enroll_open_time, course.enroll_close_time
-        if (opens.seconds, opens.nanos) >= (closes.seconds, closes.nanos):
-            found.append(invalid_field("course.enroll_close_time", "must be after enroll_open_time"))
-
-
-def check_create_course(request: pb.CreateCourseRequest) -> None:
-    found: list[Violation] = []
-    _course_fields(found, request.course, COURSE_FIELDS)
-    _raise(found)
-
-
-def check_update_course(request: pb.UpdateCourseRequest) -> None:
-    found: list[Violation] = []
-    _id(found, "course.course_id", request.course.course_id)
-    known = _mask(found, request.update_mask.paths, COURSE_FIELDS)
-    _course_fields(found, request.course, known)
-    _raise(found)
-
-
-def check_course_id(request: pb.GetCourseRequest | pb.DeleteCourseRequest) -> None:
-    found: list[Violation] = []
-    _id(found, "course_id", request.course_id)
-    _raise(found)
-
-
-# --- lists ------------------------------------------------------------------------------------------------------
-
-
-def check_list(request: pb.ListStudentsRequest | pb.ListCoursesRequest) -> None:
-    found: list[Violation] = []
-    _page(found, request.page_size)
-    _text(found, "query", request.query, 254, least=0)
-    _raise(found)
-
-
-def check_list_student_courses(request: pb.ListStudentCoursesRequest) -> None:
-    found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _states(found, request.states)
-    _page(found, request.page_size)
-    _raise(found)
-    if request.HasField("as_of"):
-        raise not_built("as_of")
-
-
-def check_list_course_students(request: pb.ListCourseStudentsRequest) -> None:
-    found: list[Violation] = []
-    _id(found, "course_id", request.course_id)
-    _states(found, request.states)
-    _page(found, request.page_size)
-    _raise(found)
-    if request.HasField("as_of"):
-        raise not_built("as_of")
-
-
-def _states(found: list[Violation], states: Sequence[int]) -> None:
-    live = (pb.ENROLLMENT_STATE_ENROLLED, pb.ENROLLMENT_STATE_WAITLISTED)
-    if states and any(state not in live for state in states):
-        found.append(invalid_field("states", "may only name ENROLLED and WAITLISTED"))
-
-
 # --- enrollments ------------------------------------------------------------------------------------------------
 
 
-def check_enroll(request: pb.EnrollStudentRequest) -> None:
+class _Written(Protocol):
+    """What requests of methods that write enrollments have in common."""
+
+    @property
+    def request_id(self) -> str: ...
+
+
+def _check_request(found: list[Violation], request: _Written) -> UUID | None:
+    """The request_id, after the checks that all requests of writing methods share."""
+    fields.check_request_id(found, request.request_id)
+    fields.check_reason(found, getattr(request, "reason", ""))
+    return None if found or not request.request_id else UUID(request.request_id)
+
+
+def enroll_student(request: pb.EnrollStudentRequest, caller: Caller) -> Enroll:
+    """A student to enroll in courses."""
     found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _ids(found, "course_ids", request.course_ids, MOST_COURSES)
-    _on_full(found, request.on_full)
-    _request_id(found, request.request_id)
-    _reason(found, request.reason)
-    _raise(found)
+    fields.check_id(found, "student_id", request.student_id)
+    fields.check_ids(found, "course_ids", request.course_ids, MAX_COURSES)
+    fields.check_on_full(found, request.on_full)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return Enroll(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        validate_only=request.validate_only,
+        student_id=request.student_id,
+        course_ids=tuple(request.course_ids),
+        waitlist=request.on_full == pb.ON_FULL_WAITLIST,
+    )
 
 
-def check_unenroll(request: pb.UnenrollStudentRequest) -> None:
+def unenroll_student(request: pb.UnenrollStudentRequest, caller: Caller) -> Unenroll:
+    """A student to remove from a course."""
     found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _id(found, "course_id", request.course_id)
-    _request_id(found, request.request_id)
-    _reason(found, request.reason)
-    _raise(found)
+    fields.check_id(found, "student_id", request.student_id)
+    fields.check_id(found, "course_id", request.course_id)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return Unenroll(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        student_id=request.student_id,
+        course_id=request.course_id,
+        allow_missing=request.allow_missing,
+        etag=request.etag,
+    )
 
 
-def check_swap(request: pb.SwapEnrollmentRequest) -> None:
+def swap_enrollment(request: pb.SwapEnrollmentRequest, caller: Caller) -> Swap:
+    """A student to move from one course into another."""
     found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _id(found, "from_course_id", request.from_course_id)
-    _id(found, "to_course_id", request.to_course_id)
+    fields.check_id(found, "student_id", request.student_id)
+    fields.check_id(found, "from_course_id", request.from_course_id)
+    fields.check_id(found, "to_course_id", request.to_course_id)
     if request.from_course_id == request.to_course_id:
         found.append(invalid_field("to_course_id", "must not be the course to leave"))
-    _request_id(found, request.request_id)
-    _reason(found, request.reason)
-    _raise(found)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return Swap(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        validate_only=request.validate_only,
+        student_id=request.student_id,
+        from_course_id=request.from_course_id,
+        to_course_id=request.to_course_id,
+    )
 
 
-def check_get_enrollment(request: pb.GetEnrollmentRequest) -> None:
+def get_enrollment(request: pb.GetEnrollmentRequest, _: Caller) -> EnrollmentQuery:
+    """One student in one course."""
     found: list[Violation] = []
-    _id(found, "student_id", request.student_id)
-    _id(found, "course_id", request.course_id)
-    _raise(found)
+    fields.check_id(found, "student_id", request.student_id)
+    fields.check_id(found, "course_id", request.course_id)
+    _refuse_if(found)
+    return EnrollmentQuery(request.student_id, request.course_id)
 
 
-def check_import(request: pb.ImportEnrollmentsRequest) -> None:
+def list_student_courses(request: pb.ListStudentCoursesRequest, _: Caller) -> tuple[StudentCoursesQuery, Page]:
+    """A page of the courses of a student."""
     found: list[Violation] = []
-    if not 1 <= len(request.student_ids) <= MOST_IMPORT_ROWS:
-        found.append(invalid_field("student_ids", f"must have 1 to {MOST_IMPORT_ROWS} ids"))
+    fields.check_id(found, "student_id", request.student_id)
+    states = fields.check_states(found, request.states)
+    scope = f"ListStudentCourses {request.student_id} {states}"
+    page = pages.parse(found, scope, request.page_size, request.page_token)
+    _refuse_if(found)
+    _refuse_as_of(request)
+    return StudentCoursesQuery(request.student_id, page.after[0], page.rows_to_read, states), page
+
+
+def list_course_students(request: pb.ListCourseStudentsRequest, _: Caller) -> tuple[CourseStudentsQuery, Page]:
+    """A page of the students of a course."""
+    found: list[Violation] = []
+    fields.check_id(found, "course_id", request.course_id)
+    states = fields.check_states(found, request.states)
+    scope = f"ListCourseStudents {request.course_id} {states}"
+    page = pages.parse(found, scope, request.page_size, request.page_token, _STATES, IDS)
+    _refuse_if(found)
+    _refuse_as_of(request)
+    state, key = page.after
+    return CourseStudentsQuery(request.course_id, (state, key), page.rows_to_read, states), page
+
+
+def _refuse_as_of(request: Message) -> None:
+    if request.HasField("as_of"):
+        raise not_built("as_of")
+
+
+def import_enrollments(request: pb.ImportEnrollmentsRequest, caller: Caller) -> Import:
+    """A chunk of pairs to enroll."""
+    found: list[Violation] = []
+    if not 1 <= len(request.student_ids) <= MAX_IMPORT_ROWS:
+        found.append(invalid_field("student_ids", f"must have 1 to {MAX_IMPORT_ROWS} ids"))
     if len(request.course_ids) != len(request.student_ids):
         found.append(invalid_field("course_ids", "must have as many ids as student_ids"))
     if min(request.student_ids, default=1) <= 0:
         found.append(invalid_field("student_ids", "must be positive ids"))
     if min(request.course_ids, default=1) <= 0:
         found.append(invalid_field("course_ids", "must be positive ids"))
-    _on_full(found, request.on_full)
-    _request_id(found, request.request_id)
-    _raise(found)
+    fields.check_on_full(found, request.on_full)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return Import(
+        request_id=request_id,
+        caller=caller,
+        student_ids=tuple(request.student_ids),
+        course_ids=tuple(request.course_ids),
+        waitlist=request.on_full == pb.ON_FULL_WAITLIST,
+    )
 
 
-def check_reconcile(request: pb.ReconcileRosterRequest) -> None:
+def reconcile_roster(request: pb.ReconcileRosterRequest, caller: Caller) -> Reconcile:
+    """The roster that a course is to have."""
     found: list[Violation] = []
-    _id(found, "course_id", request.course_id)
-    _ids(found, "student_ids", request.student_ids, MOST_ROSTER, least=0)
-    _count(found, "max_removals", request.max_removals)
-    _request_id(found, request.request_id)
-    _raise(found)
-
-
-def parse_request_id(value: str) -> UUID | None:
-    """A checked request_id."""
-    return UUID(value) if value else None
+    fields.check_id(found, "course_id", request.course_id)
+    fields.check_ids(found, "student_ids", request.student_ids, MAX_ROSTER, least=0)
+    fields.check_count(found, "max_removals", request.max_removals)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return Reconcile(
+        request_id=request_id,
+        caller=caller,
+        validate_only=request.validate_only,
+        course_id=request.course_id,
+        student_ids=tuple(request.student_ids),
+        max_removals=request.max_removals,
+    )

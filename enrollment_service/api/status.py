@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from enrollment_service.domain.errors import EnrollmentError, Reason, Violation
+from enrollment_service.domain.errors import Reason, ServiceError, Violation
 
 DOMAIN = "enrollment.v1"
 DETAILS_KEY = "grpc-status-details-bin"
-MOST_VIOLATIONS = 20
+MAX_VIOLATIONS = 20
 # Peers refuse metadata beyond 8 KB or so; the status travels base64-encoded beside the message.
-MOST_DETAIL_BYTES = 4096
+MAX_DETAIL_BYTES = 4096
 
 RETRY_SECONDS = {
     Reason.OVERLOADED: 1,
@@ -62,16 +62,16 @@ CODES = {reason: code for code, reasons in _BY_CODE.items() for reason in reason
 _RESOURCE_TYPES = {"students": "enrollment.v1.Student", "courses": "enrollment.v1.Course"}
 
 
-def status_of(error: EnrollmentError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
+def status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
     """The code, the message and the whole status of an error."""
     code = CODES[error.reason]
     status = status_pb2.Status(code=code.value[0], message=_message(error))
-    shown = list(error.violations[:MOST_VIOLATIONS])
+    shown = list(error.violations[:MAX_VIOLATIONS])
     while True:
         del status.details[:]
         for detail in _details(code, error, shown):
             status.details.add().Pack(detail)
-        if len(shown) <= 1 or status.ByteSize() <= MOST_DETAIL_BYTES:
+        if len(shown) <= 1 or status.ByteSize() <= MAX_DETAIL_BYTES:
             return code, status.message, status
         shown = shown[: len(shown) // 2]
 
@@ -81,14 +81,14 @@ def metadata_of(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
     return ((DETAILS_KEY, status.SerializeToString()),)
 
 
-def _message(error: EnrollmentError) -> str:
+def _message(error: ServiceError) -> str:
     first = error.violations[0]
     if first.reason in (Reason.INVALID_FIELD, Reason.PAGE_TOKEN_INVALID, Reason.REQUEST_ID_REUSED):
         return f"{first.subject}: {first.text}"
     return first.text
 
 
-def _details(code: grpc.StatusCode, error: EnrollmentError, shown: Sequence[Violation]) -> list[Any]:
+def _details(code: grpc.StatusCode, error: ServiceError, shown: Sequence[Violation]) -> list[Any]:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(shown[0].observed))
     if len(error.violations) > 1:
         info.metadata["violation_count"] = str(len(error.violations))
@@ -108,8 +108,8 @@ def _details(code: grpc.StatusCode, error: EnrollmentError, shown: Sequence[Viol
 
 def _bad_request(violations: Sequence[Violation]) -> Any:
     request = error_details_pb2.BadRequest()
-    for one in violations:
-        request.field_violations.add(field=one.subject, description=one.text, reason=one.reason)
+    for violation in violations:
+        request.field_violations.add(field=violation.subject, description=violation.text, reason=violation.reason)
     return request
 
 
@@ -122,7 +122,9 @@ def _resource(violation: Violation) -> Any:
 
 def _precondition(violations: Sequence[Violation]) -> Any:
     failure = error_details_pb2.PreconditionFailure()
-    for one in violations:
-        observed = " ".join(f"{key}={value}" for key, value in one.observed.items() if not key.endswith("_id"))
-        failure.violations.add(type=one.reason, subject=one.subject, description=f"{one.text} {observed}".rstrip())
+    for violation in violations:
+        observed = " ".join(f"{key}={value}" for key, value in violation.observed.items() if not key.endswith("_id"))
+        failure.violations.add(
+            type=violation.reason, subject=violation.subject, description=f"{violation.text} {observed}".rstrip()
+        )
     return failure

@@ -6,16 +6,14 @@ result equal to what the messages in `messages.py` encode to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 
 from enrollment_service.api import messages
-from enrollment_service.domain.records import Course, Student
-from enrollment_service.engine.reader import StudentCourses
+from enrollment_service.api.pages import Page
+from enrollment_service.api.timestamps import EPOCH
+from enrollment_service.domain.queries import HeldCourse, StudentCourses
+from enrollment_service.domain.records import Course
 from enrollment_service.v1 import enrollment_pb2 as pb
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _varint(value: int) -> bytes:
@@ -67,55 +65,50 @@ _ENROLLED, _WAITLISTED = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
 _ROWS = _RESPONSE["enrollments"]
 
 
-def student_courses(student: Student, rows: Sequence[bytes], next_page_token: str) -> bytes:
-    """The whole answer, of rows that `row` has encoded."""
-    head = pb.ListStudentCoursesResponse(student=messages.student_message(student), next_page_token=next_page_token)
+def student_courses_page(page: Page, found: StudentCourses) -> bytes:
+    """The whole answer: a student and a page of their courses."""
+    student = _STUDENT_ID + varint(found.student.student_id)
+    rows, token = page.cut(found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,))
+    head = pb.ListStudentCoursesResponse(student=messages.student_message(found.student), next_page_token=token)
     return b"".join([head.SerializeToString(), *rows])
 
 
-def rows(student_id: int, found: StudentCourses) -> Iterator[bytes]:
-    """The enrollments of a page, each with its course, as fields of the answer."""
-    student = _STUDENT_ID + varint(student_id)
-    for held, course in found.held:
-        course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
-        details = _details(course)
-        counts = _ENROLLED + varint(enrolled) if enrolled else b""
-        if waitlisted:
-            counts += _WAITLISTED + varint(waitlisted)
-        entered = _timestamp(enroll_time)
-        etag = b"%d" % sequence
-        body = b"".join(
-            (
-                student,
-                _COURSE_ID,
-                varint(course_id),
-                _STATE,
-                _LAST[state],
-                _POSITION + varint(position) if position else b"",
-                _ENROLL_TIME,
-                entered,
-                _CREATE_TIME,
-                entered if create_time is None else _timestamp(create_time),
-                _ETAG,
-                _LAST[len(etag)],
-                etag,
-                _COURSE_FIELD,
-                varint(len(details) + len(counts)),
-                details,
-                counts,
-            )
+def _row(student: bytes, held: HeldCourse, course: Course) -> bytes:
+    """An enrollment with its course, as a field of the answer."""
+    course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
+    details = messages.encoded_details(course)
+    counts = _ENROLLED + varint(enrolled) if enrolled else b""
+    if waitlisted:
+        counts += _WAITLISTED + varint(waitlisted)
+    entered = _timestamp(enroll_time)
+    etag = b"%d" % sequence
+    body = b"".join(
+        (
+            student,
+            _COURSE_ID,
+            varint(course_id),
+            _STATE,
+            _LAST[state],
+            _POSITION + varint(position) if position else b"",
+            _ENROLL_TIME,
+            entered,
+            _CREATE_TIME,
+            entered if create_time is None else _timestamp(create_time),
+            _ETAG,
+            _LAST[len(etag)],
+            etag,
+            _COURSE_FIELD,
+            varint(len(details) + len(counts)),
+            details,
+            counts,
         )
-        yield _ROWS + varint(len(body)) + body
-
-
-@lru_cache(maxsize=20_000)
-def _details(course: Course) -> bytes:
-    return messages.details_message(course).SerializeToString()
+    )
+    return _ROWS + varint(len(body)) + body
 
 
 def _timestamp(moment: datetime) -> bytes:
     """A timestamp with its length before it, as a field of a message wants it."""
-    since = moment - _EPOCH
+    since = moment - EPOCH
     encoded = _SECONDS + varint(since.days * 86_400 + since.seconds)
     if since.microseconds:
         encoded += _NANOS + varint(since.microseconds * 1_000)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from enrollment_service.api.deadlines import Patience
+from enrollment_service.api.deadlines import Deadlines
 from enrollment_service.engine.reader import Reader
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
@@ -48,14 +48,14 @@ async def test_a_callers_own_deadline_is_left_alone(
 
 
 async def test_who_ends_in_time_is_not_cancelled() -> None:
-    patience = Patience(0.02)
+    deadlines = Deadlines(0.02)
 
     async def quick() -> bool:
         task = asyncio.current_task()
         assert task is not None
-        patience.begin(task)
-        expired = patience.end(task)
-        # Longer than the patience, but no longer watched.
+        deadlines.begin(task)
+        expired = deadlines.end(task)
+        # Longer than the deadlines, but no longer watched.
         await asyncio.sleep(0.06)
         return expired
 
@@ -63,12 +63,12 @@ async def test_who_ends_in_time_is_not_cancelled() -> None:
 
 
 async def test_who_takes_too_long_is_told_apart_from_who_was_cancelled() -> None:
-    patience = Patience(0.02)
+    deadlines = Deadlines(0.02)
     task = asyncio.current_task()
     assert task is not None
-    patience.begin(task)
+    deadlines.begin(task)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.get_running_loop().create_future()
     task.uncancel()
-    assert patience.end(task) is True
-    assert patience.end(task) is False
+    assert deadlines.end(task) is True
+    assert deadlines.end(task) is False

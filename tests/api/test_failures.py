@@ -82,7 +82,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that were decided."""
     sizes: list[int] = []
 
-    def counted(state: State, commands: Sequence[Command]) -> list[Any]:
+    def counted(state: State, commands: Sequence[Command[Any]]) -> list[Any]:
         sizes.append(len(commands))
         return rules.decide(state, commands)
 
@@ -205,7 +205,7 @@ async def test_a_caller_who_goes_away_before_the_batch_forms_is_left_out(service
         await until_waiting(observer)
         tasks += [asyncio.create_task(service.client.enroll(one, course_id)) for one in students[1:]]
         await until(lambda: waiting_in(service) == 2)
-        queue = service.server._writer._batcher._queue
+        queue = service.app._writer._batcher._queue
         tasks[1].cancel()
         await until(lambda: any(answer.cancelled() for _, answer in queue))
     await asyncio.gather(tasks[0], tasks[2])

@@ -112,7 +112,7 @@ async def test_metadata_beyond_the_limit_is_refused(service: Service) -> None:
     ],
 )
 async def test_a_peer_that_speaks_no_grpc_is_cut_off(service: Service, data: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.app.port)
     writer.write(data)
     writer.write_eof()
     async with asyncio.timeout(PATIENCE):

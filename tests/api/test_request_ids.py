@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from enrollment_service.engine import housekeeping
 from enrollment_service.engine.housekeeping import purge_expired
 from enrollment_service.store import requests
-from enrollment_service.store.database import build_engine
+from enrollment_service.store.database import Database
 from enrollment_service.store.requests import purge
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
@@ -272,13 +272,13 @@ async def test_old_request_ids_are_forgotten_in_small_steps(
         steps.append(await purge(*arguments, **options))
         return steps[-1]
 
-    monkeypatch.setattr(housekeeping, "purge", watched)
+    monkeypatch.setattr(requests, "purge", watched)
     monkeypatch.setattr(housekeeping, "STEP", 2)
-    engine = build_engine(settings_for(database_url))
+    database = Database(settings_for(database_url))
     try:
-        assert await purge_expired(engine, timedelta(hours=72)) == 5
+        assert await purge_expired(database, timedelta(hours=72)) == 5
     finally:
-        await engine.dispose()
+        await database.close()
     assert steps == [2, 2, 1]
     assert await recorded(connection) == {ids[5]}
     with refused("ALREADY_EXISTS", "ALREADY_ENROLLED"):
@@ -299,10 +299,10 @@ async def test_an_id_that_is_purged_while_it_is_looked_up_is_claimed_anew(
     read = requests._read_recorded
 
     class PurgedJustBefore:
-        async def fetch(self, *arguments: Any) -> Any:
+        async def fetch(self, connection_in_use: Any, **arguments: Any) -> Any:
             await connection.execute("DELETE FROM requests")
             monkeypatch.setattr(requests, "_read_recorded", read)
-            return await read.fetch(*arguments)
+            return await read.fetch(connection_in_use, **arguments)
 
     monkeypatch.setattr(requests, "_read_recorded", PurgedJustBefore())
     anew = await client.enroll(student, course, request_id=request_id)

@@ -8,9 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollment_service.api import messages, wire
-from enrollment_service.domain.records import ENROLLED, WAITLISTED, CountedCourse, Course, Enrollment, Student
-from enrollment_service.engine.reader import StudentCourses
-from enrollment_service.store.enrollments import HeldCourse
+from enrollment_service.api.pages import Page
+from enrollment_service.domain.queries import HeldCourse, StudentCourses
+from enrollment_service.domain.records import (
+    ENROLLED,
+    WAITLISTED,
+    CountedCourse,
+    Course,
+    Enrollment,
+    EnrollmentView,
+    Student,
+)
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,18 +53,19 @@ def as_message(student: Student, held: list[HeldCourse], details: list[Course], 
             one.sequence,
         )
         counted = CountedCourse(course, one.enrolled_count, one.waitlisted_count)
-        response.enrollments.append(messages.enrollment_message(enrollment, course=counted))
+        response.enrollments.append(messages.enrollment_message(EnrollmentView(enrollment, course=counted)))
     return response.SerializeToString(deterministic=True)
 
 
-@given(students, st.lists(st.tuples(held_courses, courses), max_size=4), texts)
+@given(students, st.lists(st.tuples(held_courses, courses), max_size=4), st.integers(1, 5))
 def test_hand_encoded_answer_equals_the_message(
-    student: Student, pairs: list[tuple[HeldCourse, Course]], token: str
+    student: Student, pairs: list[tuple[HeldCourse, Course]], limit: int
 ) -> None:
-    held, details = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    rows = list(wire.rows(student.student_id, StudentCourses(student, pairs)))
+    held, details = [pair[0] for pair in pairs[:limit]], [pair[1] for pair in pairs[:limit]]
 
-    encoded = wire.student_courses(student, rows, token)
+    encoded = wire.student_courses_page(Page("a list", (0,), limit), StudentCourses(student, pairs))
 
     decoded = pb.ListStudentCoursesResponse.FromString(encoded)
+    token = decoded.next_page_token
+    assert bool(token) == (len(pairs) > limit)
     assert decoded.SerializeToString(deterministic=True) == as_message(student, held, details, token)

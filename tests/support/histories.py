@@ -31,7 +31,7 @@ from enrollment_service.domain.commands import (
     UpdateCourse,
     UpdateStudent,
 )
-from enrollment_service.domain.errors import EnrollmentError
+from enrollment_service.domain.errors import Refusal
 from enrollment_service.domain.records import CountedCourse, Student
 from tests.support.model import Model
 from tests.support.services import START
@@ -50,7 +50,7 @@ class Cast:
     students: dict[int, int] = field(default_factory=lambda: {0: UNKNOWN})
     courses: dict[int, int] = field(default_factory=lambda: {0: UNKNOWN})
 
-    def resolve(self, command: Command, model: Model) -> Command:
+    def resolve(self, command: Command[Any], model: Model) -> Command[Any]:
         """The command with ids for slots, and with the present etag where it asks for that."""
         changes: dict[str, Any] = {}
         for name in ("student_id", "course_id", "from_course_id", "to_course_id"):
@@ -59,7 +59,7 @@ class Cast:
         if isinstance(command, Import | Reconcile):
             changes["student_ids"] = tuple(self.students[slot] for slot in command.student_ids)
         if isinstance(command, Enroll | Import):
-            changes["courses"] = tuple(self.courses[slot] for slot in command.courses)
+            changes["course_ids"] = tuple(self.courses[slot] for slot in command.course_ids)
         if getattr(command, "etag", "") == CURRENT:
             changes["etag"] = _etag(changes, model)
         return replace(command, **changes)
@@ -147,13 +147,13 @@ def _course_changes(draw: st.DrawFn) -> dict[str, Any]:
 def _imports(draw: st.DrawFn) -> Import:
     pairs = draw(st.lists(st.tuples(_student, _course), min_size=1, max_size=12))
     students, courses = zip(*pairs, strict=True)
-    return Import(student_ids=students, courses=courses, waitlist=not draw(_seldom))
+    return Import(student_ids=students, course_ids=courses, waitlist=not draw(_seldom))
 
 
 _enrolls = st.builds(
     Enroll,
     student_id=_student,
-    courses=st.one_of(_course.map(lambda one: (one,)), _several_courses),
+    course_ids=st.one_of(_course.map(lambda one: (one,)), _several_courses),
     waitlist=_seldom.map(lambda seldom: not seldom),
     validate_only=_seldom,
     reason=_reasons,
@@ -193,13 +193,13 @@ _student_updates = st.builds(
 _student_deletes = st.builds(DeleteStudent, student_id=_student, etag=_etags, force=_flag)
 
 
-def _commands(*weighted: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Command]:
+def _commands(*weighted: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Command[Any]]:
     # Not `one_of`, which takes the parts of a part for its own and so forgets the weights.
     deck = [strategy for weight, strategy in weighted for _ in range(weight)]
     return st.sampled_from(range(len(deck))).flatmap(deck.__getitem__)
 
 
-def commands() -> st.SearchStrategy[Command]:
+def commands() -> st.SearchStrategy[Command[Any]]:
     """Any command; the ones that fill and empty courses most often."""
     return _commands(
         (8, _enrolls), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles), (4, _course_updates),
@@ -214,7 +214,7 @@ class Batch:
     Deleted students and courses were replaced before they arrive; `rules` are those of new courses.
     """
 
-    commands: Sequence[Command]
+    commands: Sequence[Command[Any]]
     rules: dict[str, Any]
     hours: int = 0
 
@@ -230,14 +230,15 @@ def histories(most: int = 20) -> st.SearchStrategy[list[Batch]]:
     return st.lists(batches(), min_size=3, max_size=most)
 
 
-def plain(answer: Answer | EnrollmentError) -> Any:
+def plain(answer: Answer | Refusal) -> Any:
     """An answer in the model's terms."""
     match answer:
-        case EnrollmentError():
-            return [(one.reason.value, one.subject) for one in answer.violations]
+        case Refusal():
+            return [(violation.reason.value, violation.subject) for violation in answer.violations]
         case EnrollmentsAnswer():
-            counts = [(one.enrolled_count, one.waitlisted_count) for one in answer.courses if one is not None]
-            return [tuple(one) for one in answer.enrollments], counts
+            courses = [view.course for view in answer.enrollments if view.course is not None]
+            counts = [(course.enrolled_count, course.waitlisted_count) for course in courses]
+            return [tuple(view.enrollment) for view in answer.enrollments], counts
         case ImportAnswer():
             rejected = [(index, reason.value) for index, reason in answer.rejected]
             return answer.enrolled, answer.waitlisted, answer.already_enrolled, rejected

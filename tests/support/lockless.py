@@ -9,13 +9,13 @@ from sqlalchemy import select
 
 from enrollment_service.cli.main import cli
 from enrollment_service.store import seats
-from enrollment_service.store.models import CourseSeats
+from enrollment_service.store.models import SeatsRow
 
 
 def forget_the_lock() -> None:
     """Reads seat rows where the service locks them."""
     wanted = select(*seats._seat_columns).where(seats._wanted)
-    vars(seats)["_locking"] = wanted.order_by(CourseSeats.course_id)
+    vars(seats)["_locking"] = wanted.order_by(SeatsRow.course_id)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ async def held(database_url: str, *course_ids: int) -> AsyncIterator[Connection]
 
 def waiting_in(service: Service) -> int:
     """How many commands wait for a batch of a service's writer."""
-    return len(service.server._writer._batcher._queue)
+    return len(service.app._writer._batcher._queue)
 
 
 async def in_one_batch(service: Service, calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:

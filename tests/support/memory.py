@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from enrollment_service.domain.commands import Answer, Command
-from enrollment_service.domain.errors import EnrollmentError
+from enrollment_service.domain.errors import Refusal
 from enrollment_service.domain.footprint import Footprint, rounds
 from enrollment_service.domain.records import WAITLISTED, Course, Enrollment, Event, Student
 from enrollment_service.domain.rules import decide
@@ -49,19 +49,18 @@ class Memory:
         )
         self.seats[course_id] = SeatRow()
 
-    def run(self, commands: Sequence[Command], now: datetime) -> list[Answer | EnrollmentError]:
+    def run(self, commands: Sequence[Command[Any]], now: datetime) -> list[Answer | Refusal]:
         """Loads, decides and writes, in the same groups as the writer."""
-        answers: dict[int, Answer | EnrollmentError] = {}
+        answers: dict[Command[Any], Answer | Refusal] = {}
         for group in rounds(commands):
-            together = [commands[index] for index in group]
-            state = self.load(together, now)
-            answers.update(zip(group, decide(state, together), strict=True))
+            state = self.load(group, now)
+            answers.update(zip(group, decide(state, group), strict=True))
             self.write(state)
-        return [answers[index] for index in range(len(commands))]
+        return [answers[command] for command in commands]
 
     # --- load ---------------------------------------------------------------------------------------------------
 
-    def load(self, commands: Sequence[Command], now: datetime) -> State:
+    def load(self, commands: Sequence[Command[Any]], now: datetime) -> State:
         """What `loading.lock_and_load` loads; not a row more."""
         footprint = Footprint.of(commands)
         held = [one for one in self.enrollments.values() if one.student_id in footprint.deleted_students]

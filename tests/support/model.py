@@ -91,7 +91,7 @@ class Model:
 
     # --- what tests ask -----------------------------------------------------------------------------------------
 
-    def answer(self, command: Command) -> Any:
+    def answer(self, command: Command[Any]) -> Any:
         """What the command is answered, as plain tuples; a refusal as the list of what is broken."""
         world = copy.deepcopy(self) if getattr(command, "validate_only", False) else self
         try:
@@ -129,8 +129,8 @@ class Model:
     # --- entering and leaving -----------------------------------------------------------------------------------
 
     def _enroll(self, command: Enroll) -> Any:
-        self._refuse(self._no_student(command.student_id) + self._no_courses(*command.courses))
-        courses = [self.courses[course_id] for course_id in command.courses]
+        self._refuse(self._no_student(command.student_id) + self._no_courses(*command.course_ids))
+        courses = [self.courses[course_id] for course_id in command.course_ids]
         self._refuse([line for course in courses for line in self._already_in(command.student_id, course)])
         self._refuse([line for course in courses for line in self._no_entry(course, command.waitlist)])
         rows = [self._enter(command.student_id, course, command.reason) for course in courses]
@@ -169,7 +169,7 @@ class Model:
     def _import(self, command: Import) -> Any:
         enrolled = waitlisted = already = 0
         rejected = []
-        for index, (student_id, course_id) in enumerate(zip(command.student_ids, command.courses, strict=True)):
+        for index, (student_id, course_id) in enumerate(zip(command.student_ids, command.course_ids, strict=True)):
             broken = self._no_student(student_id) or self._no_courses(course_id)
             if not broken and self.courses[course_id].place(student_id):
                 already += 1

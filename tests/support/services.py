@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import DateTime, literal_column
 from sqlalchemy.sql.expression import ColumnElement
 
-from enrollment_service.app import Server, serving
+from enrollment_service.app import App, serving
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 from tests.support.client import Client, client_of
@@ -33,14 +33,14 @@ def settings_for(database_url: str, **settings: Any) -> Settings:
 class Service:
     """A server in this process and a client of it."""
 
-    server: Server
+    app: App
     settings: Settings
     client: Client
 
     @property
     def address(self) -> str:
         """Where others can reach it."""
-        return f"127.0.0.1:{self.server.port}"
+        return f"127.0.0.1:{self.app.port}"
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ class Play:
         self.model = Model(START)
         self.cast = Cast()
 
-    async def begin(self, batch: Batch) -> list[Command]:
+    async def begin(self, batch: Batch) -> list[Command[Any]]:
         """The commands of a batch with ids in them, once everybody they may name is there."""
         self.model.now += timedelta(hours=batch.hours)
         await self.clock.set(self.model.now)
@@ -86,12 +86,12 @@ def course_fields(rules: dict[str, Any]) -> dict[str, Any]:
     return {name: stamp(value) if isinstance(value, datetime) else value for name, value in set_ones.items()}
 
 
-def request_of(command: Command) -> tuple[str, Message]:
+def request_of(command: Command[Any]) -> tuple[str, Message]:
     """The method that does the command, and its request."""
     match command:
         case Enroll():
             return "EnrollStudent", pb.EnrollStudentRequest(
-                student_id=command.student_id, course_ids=command.courses, on_full=_on_full(command.waitlist),
+                student_id=command.student_id, course_ids=command.course_ids, on_full=_on_full(command.waitlist),
                 validate_only=command.validate_only, **_common(command),
             )  # fmt: skip
         case Unenroll():
@@ -127,11 +127,11 @@ def request_of(command: Command) -> tuple[str, Message]:
     raise AssertionError(command)
 
 
-def _common(command: Command) -> dict[str, str]:
+def _common(command: Command[Any]) -> dict[str, str]:
     return {"request_id": _request_id(command), "reason": command.reason}
 
 
-def _request_id(command: Command) -> str:
+def _request_id(command: Command[Any]) -> str:
     return str(command.request_id) if command.request_id else ""
 
 
@@ -139,7 +139,7 @@ def _on_full(waitlist: bool) -> pb.OnFull:
     return pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
 
 
-async def send(client: Client, command: Command) -> Any:
+async def send(client: Client, command: Command[Any]) -> Any:
     """What the command is answered, as the model answers it (see `as_seen`)."""
     try:
         if isinstance(command, Import):
@@ -159,7 +159,7 @@ async def send(client: Client, command: Command) -> Any:
 async def import_chunk(client: Client, command: Import, chunk_id: int = 1) -> pb.ImportEnrollmentsResponse:
     """The answer to a stream of one chunk."""
     chunk = pb.ImportEnrollmentsRequest(
-        chunk_id=chunk_id, student_ids=command.student_ids, course_ids=command.courses,
+        chunk_id=chunk_id, student_ids=command.student_ids, course_ids=command.course_ids,
         on_full=_on_full(command.waitlist), request_id=_request_id(command),
     )  # fmt: skip
     call = client.stub.ImportEnrollments(iter([chunk]), timeout=PATIENCE)
@@ -168,7 +168,7 @@ async def import_chunk(client: Client, command: Import, chunk_id: int = 1) -> pb
     return answers[0]
 
 
-def as_seen(command: Command, answer: Any) -> Any:
+def as_seen(command: Command[Any], answer: Any) -> Any:
     """The model's answer without what a caller does not see."""
     if isinstance(command, Unenroll) and isinstance(answer, tuple):
         return answer[0], []
@@ -206,7 +206,7 @@ def _rows(enrollments: Sequence[pb.Enrollment]) -> Any:
     return [row_of(one) for one in enrollments], counts
 
 
-def _answer(command: Command, response: Any) -> Any:
+def _answer(command: Command[Any], response: Any) -> Any:
     match command:
         case Enroll():
             return _rows(response.enrollments)

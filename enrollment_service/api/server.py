@@ -1,0 +1,52 @@
+"""Builds the gRPC server: its limits, and the services that it offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from enrollment_service.api import calls
+from enrollment_service.api.health import Health
+from enrollment_service.settings import Settings
+from enrollment_service.v1 import enrollment_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_REFLECTED = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
+
+
+def build_server(settings: Settings, servicer: Any, health: Health) -> grpc.aio.Server:
+    """A server that listens nowhere yet."""
+    server = grpc.aio.server(options=_options(settings))
+    server.add_generic_rpc_handlers((calls.handlers(servicer, settings.default_deadline),))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if settings.reflection_on:
+        _add_reflection(server)
+    return server
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        # Otherwise a second server would silently share the port. Workers share it on purpose.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", 10_000),
+        ("grpc.max_metadata_size", 16 * 1024),
+    ]
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection under both names: the package knows only v1alpha, whose wire format v1 has kept."""
+    reflection.enable_server_reflection(_REFLECTED, server)
+    method = grpc.stream_stream_rpc_method_handler(
+        ReflectionServicer(_REFLECTED).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handler = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": method})
+    server.add_generic_rpc_handlers((handler,))
