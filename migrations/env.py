@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.database import driver_url
-from enrollment_service.store.models import Base
+from enrollment_service.store.models import Base, Xid8
 
 # Any number, as long as every migrator uses the same.
 ADVISORY_LOCK = 7_205_011_964
@@ -44,6 +44,8 @@ def migrate(connection: Connection) -> None:
     connection.execute(text("SET lock_timeout = '5s'"))
     take_turn(connection)
     connection.commit()
+    # SQLAlchemy does not know the type, and would warn of it whenever models and tables are compared.
+    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]
     context.configure(
         connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True
     )
