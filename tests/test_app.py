@@ -7,16 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
-from dev.postgres import EmbeddedPostgres
 from enrollment_service.cli.health import check
 from enrollment_service.cli.main import cli
 from enrollment_service.settings import Settings
@@ -24,10 +21,8 @@ from tests.conftest import StartService
 from tests.support.client import PATIENCE, SERVICE, Client
 from tests.support.databases import Connection, PostgresServer, connected
 from tests.support.processes import PROJECT, Processes, environment, free_port
+from tests.support.reflection import REFLECTIONS, ask
 from tests.support.services import Service
-
-REFLECTIONS = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
-
 
 # --- health and reflection --------------------------------------------------------------------------------------
 
@@ -56,16 +51,6 @@ async def test_who_watches_the_health_is_told_of_the_shutdown(processes: Process
         assert await watch.read() is grpc.aio.EOF
         assert await process.ended() == 0
     assert await asyncio.to_thread(check, process.address, 1.0) == 1
-
-
-async def ask(client: Client, reflection: str, **question: Any) -> Any:
-    call: Any = client.channel.stream_stream(
-        f"/{reflection}/ServerReflectionInfo",
-        reflection_pb2.ServerReflectionRequest.SerializeToString,
-        reflection_pb2.ServerReflectionResponse.FromString,
-    )
-    requests = [reflection_pb2.ServerReflectionRequest(**question)]
-    return next(iter([answer async for answer in call(requests, timeout=PATIENCE)]))
 
 
 @pytest.mark.parametrize("reflection", REFLECTIONS)
@@ -210,36 +195,6 @@ async def test_a_server_waits_for_its_database(processes: Processes, database_ur
             assert await process.stop() == 0
         finally:
             await admin.execute(f"DROP DATABASE {late} WITH (FORCE)")
-
-
-async def test_dev_migrates_serves_and_shows_how_to_call(processes: Processes, postgres_server: PostgresServer) -> None:
-    async with postgres_server.database() as url:
-        process = processes.spawn(("-m", "enrollment_service", "dev"), DATABASE_URL=url, PROFILE="production")
-        client = await processes.client(process)
-        await process.wait_serving(client)
-        assert (await ask(client, REFLECTIONS[0], list_services="")).list_services_response.service
-        assert (await client.create_student()).student_id == 1
-        assert await process.stop() == 0
-    lines = [line for line in process.errors.splitlines() if "grpcurl" in line]
-    assert len(lines) == 3
-    assert all(process.address in line for line in lines)
-
-
-@pytest.mark.timeout(120)
-async def test_dev_needs_no_database(processes: Processes, tmp_path: Path) -> None:
-    """It brings its own, and keeps the data for the next time."""
-    postgres = EmbeddedPostgres(tmp_path / "postgres")
-    dev = ("-m", "enrollment_service", "dev")
-    try:
-        for number in (1, 2):
-            process = processes.spawn(dev, DATABASE_URL="", DATA_DIR=f"{tmp_path / 'postgres'}")
-            client = await processes.client(process)
-            await process.wait_serving(client)
-            assert (await client.create_student()).student_id == number
-            assert await process.stop() == 0
-            assert postgres.postmaster_pid() is None
-    finally:
-        postgres.destroy()
 
 
 async def test_the_health_command_is_for_containers(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, health, verify, dev. `python -m enrollment_service --help` lists it."""
+"""The command line: serve, migrate, health, verify, import. `python -m enrollment_service --help` lists it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 
 PROJECT = Path(__file__).resolve().parents[2]
-FIRST_CALLS = {
-    "CreateStudent": '{"student": {"full_name": "Ann Lee", "email": "ann@example.org"}}',
-    "CreateCourse": '{"course": {"code": "ART-1", "title": "Drawing", "capacity": 30}}',
-    "EnrollStudent": '{"student_id": 1, "course_ids": [1]}',
-}
 
 
 # Nothing here forks while gRPC runs; its handlers for that would only cost time and print warnings.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
-def read_settings(**overrides: object) -> Settings:
+def read_settings() -> Settings:
     """The settings from the environment; exits with a readable message where they do not fit."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings()
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["ENROLLMENT", *(str(part).upper() for part in problem["loc"])]) if problem["loc"] else ""
@@ -39,7 +34,11 @@ def read_settings(**overrides: object) -> Settings:
 
 def _need_database(settings: Settings) -> Settings:
     if not settings.database_url:
-        click.echo("Set ENROLLMENT_DATABASE_URL, or run `make run` for a server with a database of its own.", err=True)
+        click.echo(
+            "Set ENROLLMENT_DATABASE_URL to postgresql://user:password@host:port/database. "
+            "In a checkout, `make run` brings a database of its own.",
+            err=True,
+        )
         sys.exit(2)
     return settings
 
@@ -64,7 +63,7 @@ def worker() -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the database to the schema this version needs."""
-    settings = read_settings()
+    settings = _need_database(read_settings())
     logs.configure(settings.log_level)
     run_migrations(settings.database_url)
 
@@ -101,41 +100,13 @@ def import_(file: Path, waitlist: bool, chunk_size: int, rejected: Path | None) 
     sys.exit(run(file, read_settings().address, waitlist=waitlist, chunk_size=chunk_size, rejected=rejected))
 
 
-@cli.command()
-def dev() -> None:
-    """Serve in the dev profile on an embedded PostgreSQL (or on ENROLLMENT_DATABASE_URL), migrated first."""
-    settings = read_settings(profile="dev")
-    if settings.database_url:
-        _serve_for_development(settings)
-        return
-    from dev.postgres import EmbeddedPostgres
-
-    with EmbeddedPostgres() as postgres:
-        _serve_for_development(read_settings(profile="dev", database_url=postgres.url))
-
-
-def _serve_for_development(settings: Settings) -> None:
-    run_migrations(settings.database_url)
-    click.echo("Try it from another terminal:", err=True)
-    for method, request in FIRST_CALLS.items():
-        click.echo(
-            f"  grpcurl -plaintext -d '{request}' {settings.address} enrollment.v1.EnrollmentService/{method}", err=True
-        )
-    run_server(settings)
-
-
 def run_server(settings: Settings) -> None:
     """Serves until it is told to stop: in this process, or in several that this one watches."""
     if settings.workers == 1:
         _serve_here(settings)
         return
-    import asyncio
-
     from enrollment_service.cli.workers import supervise
 
-    # Workers read their settings from the environment.
-    os.environ["ENROLLMENT_PROFILE"] = settings.profile
-    os.environ["ENROLLMENT_DATABASE_URL"] = settings.database_url
     buffer = logs.configure(settings.log_level)
     try:
         sys.exit(asyncio.run(supervise(settings)))
