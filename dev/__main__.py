@@ -14,8 +14,8 @@ import click
 
 from dev.first_calls import command_lines
 from dev.postgres import EmbeddedPostgres
+from enrollment_service.cli.configuration import read_settings
 from enrollment_service.cli.main import cli as service
-from enrollment_service.cli.main import read_settings
 from enrollment_service.settings import Settings
 
 

@@ -1,4 +1,4 @@
-"""Checks on a live database that every promise about enrollments holds: `python -m enrollment_service verify`.
+"""Checks on a live database that every promise about enrollments holds; the command `verify` prints what they find.
 
 A table of named checks, each one set-based statement that returns the rows which break it, ids only. All see the same
 snapshot, lock nothing and write nothing. What may be done with what they find is left to people.
@@ -6,7 +6,7 @@ snapshot, lock nothing and write nothing. What may be done with what they find i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +16,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
-from enrollment_service.settings import Settings
-from enrollment_service.store.database import SCHEMA_REVISION, Fault, build_engine, fault_of, schema_revision
 
 MOST_EXAMPLES = 5
 # For the checks' own transaction: they read whole tables, which no call does, and sort them.
@@ -263,44 +261,14 @@ async def verify(engine: AsyncEngine, now: datetime | None = None) -> list[Findi
         engine: of the database to check.
         now: what time it is for enrollment windows; by default the database's.
     """
-    async with aclosing(_run(engine, now)) as results:
-        return [finding async for _, finding in results if finding is not None]
+    async with aclosing(results(engine, now)) as found:
+        return [finding async for _, finding in found if finding is not None]
 
 
-async def report(settings: Settings, write: Callable[[str], None]) -> int:
-    """Runs every check and writes a line on each; the exit status for it.
-
-    Returns:
-        0 if nothing is wrong, 1 if something is, 2 if the database could not be checked.
-    """
-    engine = build_engine(settings)
-    try:
-        revision = await schema_revision(engine)
-        if revision != SCHEMA_REVISION:
-            write(f"The database has schema revision {revision or 'none'}, this version checks {SCHEMA_REVISION}.")
-            return 2
-        return await _report(engine, write)
-    except Exception as error:
-        if fault_of(error) is Fault.OTHER:
-            raise
-        write("The database does not answer.")
-        return 2
-    finally:
-        await engine.dispose()
-
-
-async def _report(engine: AsyncEngine, write: Callable[[str], None]) -> int:
-    wrong = 0
-    width = max(len(check.name) for check in CHECKS)
-    async with aclosing(_run(engine, None)) as results:
-        async for check, finding in results:
-            write(f"{check.name:{width}}  {'ok' if finding is None else f'WRONG  {check.promise} {finding}'}")
-            wrong += finding is not None
-    write(f"{len(CHECKS)} checks, {wrong} found something wrong.")
-    return int(wrong > 0)
-
-
-async def _run(engine: AsyncEngine, now: datetime | None) -> AsyncGenerator[tuple[Check, Finding | None], None]:
+async def results(
+    engine: AsyncEngine, now: datetime | None = None
+) -> AsyncGenerator[tuple[Check, Finding | None], None]:
+    """Each check with what it found, as soon as that is known; the arguments are those of `verify`."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         for limit in _LIMITS:
