@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from dev.postgres import EmbeddedPostgres
 from enrollment_service.store.database import SCHEMA_REVISION
 from tests.support.databases import PostgresServer, connected
-from tests.support.processes import PROJECT, Processes, environment
+from tests.support.processes import Processes, run
 from tests.support.reflection import REFLECTIONS, ask
 
 DEV = ("-m", "dev")
@@ -25,17 +23,6 @@ def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(tmp_path / "postgres")
     yield server
     server.destroy()
-
-
-def run(*python: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *python],
-        cwd=PROJECT,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
