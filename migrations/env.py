@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.database import driver_url
-from enrollment_service.store.models import Base
+from enrollment_service.store.models import Base, Xid8
 
 # Any number, as long as every migrator uses the same.
 ADVISORY_LOCK = 7_205_011_964
@@ -20,14 +23,24 @@ LONGEST_WAIT = 300.0
 POLL = 0.2
 
 
-def database_url() -> str:
-    """ENROLLMENT_DATABASE_URL, or else the embedded database, started when it does not run."""
-    configured = context.config.attributes.get("database_url") or Settings().database_url
-    if configured:
-        return str(configured)
-    from dev.postgres import EmbeddedPostgres
+@contextlib.contextmanager
+def database_url() -> Iterator[str]:
+    """The database to migrate: the caller's, that of ENROLLMENT_DATABASE_URL, or in a checkout the embedded one.
 
-    return EmbeddedPostgres().ensure_running()
+    The embedded one runs for as long as the block lasts.
+
+    Raises:
+        CommandError: there is none of these.
+    """
+    if configured := context.config.attributes.get("database_url") or Settings().database_url:
+        yield configured
+        return
+    try:
+        from dev.postgres import EmbeddedPostgres
+    except ModuleNotFoundError as error:
+        raise CommandError("Set ENROLLMENT_DATABASE_URL to postgresql://user:password@host:port/database.") from error
+    with EmbeddedPostgres() as postgres:
+        yield postgres.url
 
 
 def take_turn(connection: Connection) -> None:
@@ -44,6 +57,8 @@ def migrate(connection: Connection) -> None:
     connection.execute(text("SET lock_timeout = '5s'"))
     take_turn(connection)
     connection.commit()
+    # SQLAlchemy does not know the type, and would warn of it whenever models and tables are compared.
+    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]
     context.configure(
         connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True
     )
@@ -56,9 +71,9 @@ def migrate(connection: Connection) -> None:
         connection.commit()
 
 
-async def online() -> None:
+async def online(url: str) -> None:
     """Connects and migrates."""
-    engine = create_async_engine(driver_url(database_url()), poolclass=NullPool, hide_parameters=True)
+    engine = create_async_engine(driver_url(url), poolclass=NullPool, hide_parameters=True)
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
     await engine.dispose()
@@ -74,4 +89,5 @@ def offline() -> None:
 if context.is_offline_mode():
     offline()
 else:
-    asyncio.run(online())
+    with database_url() as url:
+        asyncio.run(online(url))

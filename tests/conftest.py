@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -16,6 +18,7 @@ from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, embedded_server
 from tests.support.processes import Processes, processes_on
 from tests.support.services import Clock, Service, ServiceLog, service_on, settings_for
+from tests.support.traffic import traffic
 from tests.support.verification import wrong_in
 
 
@@ -55,6 +58,28 @@ def template(postgres_server: PostgresServer) -> Iterator[str]:
 async def database_url(postgres_server: PostgresServer, template: str) -> AsyncIterator[str]:
     """A migrated, empty database of the test's own."""
     async with postgres_server.database(template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def lived_in(postgres_server: PostgresServer, template: str) -> Iterator[str]:
+    """The name of a database after `traffic`, to clone."""
+    name = f"test_lived_in_{secrets.token_hex(6)}"
+
+    async def fill() -> None:
+        await postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        async with service_on(postgres_server.url_of(name)) as service:
+            await traffic(service.client)
+
+    asyncio.run(fill())
+    yield name
+    asyncio.run(postgres_server.execute(f"DROP DATABASE {name}"))
+
+
+@pytest.fixture
+async def copy_url(postgres_server: PostgresServer, lived_in: str) -> AsyncIterator[str]:
+    """A database after `traffic` of the test's own."""
+    async with postgres_server.database(lived_in) as url:
         yield url
 
 

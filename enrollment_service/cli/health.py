@@ -1,9 +1,19 @@
-"""Asks a running server for its health over gRPC, as a container's health check does."""
+"""The command `health`: asks a running server over gRPC whether it serves, as a container's health check does."""
 
 from __future__ import annotations
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+import sys
+
+import click
+
+from enrollment_service.cli.configuration import read_settings
+
+
+@click.command()
+@click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait for the answer.")
+def health(timeout: float) -> None:
+    """Ask the server on ENROLLMENT_LISTEN whether it serves; exit status 0 if so."""
+    sys.exit(check(read_settings().address, timeout))
 
 
 def check(address: str, timeout: float) -> int:
@@ -13,6 +23,9 @@ def check(address: str, timeout: float) -> int:
         address: host and port of the server.
         timeout: how long to wait for the answer, in seconds.
     """
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
     with grpc.insecure_channel(address) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)

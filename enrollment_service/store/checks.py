@@ -1,4 +1,4 @@
-"""Checks on a live database that every promise about enrollments holds: `python -m enrollment_service verify`.
+"""Checks on a live database that every promise about enrollments holds; the command `verify` prints what they find.
 
 A table of named checks, each one set-based statement that returns the rows which break it, ids only. All see the same
 snapshot, lock nothing and write nothing. What may be done with what they find is left to people.
@@ -6,21 +6,19 @@ snapshot, lock nothing and write nothing. What may be done with what they find i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
-from enrollment_service.settings import Settings
-from enrollment_service.store.database import SCHEMA_REVISION, Database
-from enrollment_service.store.faults import Fault, fault_of
+from enrollment_service.store.database import Database
 
-MOST_EXAMPLES = 5
+MAX_EXAMPLES = 5
 # For the checks' own transaction: they read whole tables, which no call does, and sort them.
 _LIMITS = ("SET LOCAL statement_timeout = '15min'", "SET LOCAL work_mem = '128MB'")
 
@@ -257,52 +255,22 @@ CHECKS = (
 )
 
 
-async def verify(engine: AsyncEngine, now: datetime | None = None) -> list[Finding]:
+async def verify(database: Database, now: datetime | None = None) -> list[Finding]:
     """The broken promises; none in a database that only the service has written.
 
     Args:
-        engine: of the database to check.
+        database: the one to check.
         now: what time it is for enrollment windows; by default the database's.
     """
-    async with aclosing(_run(engine, now)) as results:
-        return [finding async for _, finding in results if finding is not None]
+    async with aclosing(results(database, now)) as found:
+        return [finding async for _, finding in found if finding is not None]
 
 
-async def report(settings: Settings, write: Callable[[str], None]) -> int:
-    """Runs every check and writes a line on each; the exit status for it.
-
-    Returns:
-        0 if nothing is wrong, 1 if something is, 2 if the database could not be checked.
-    """
-    database = Database(settings)
-    try:
-        revision = await database.schema_revision()
-        if revision != SCHEMA_REVISION:
-            write(f"The database has schema revision {revision or 'none'}, this version checks {SCHEMA_REVISION}.")
-            return 2
-        return await _report(database.engine, write)
-    except Exception as error:
-        if fault_of(error) is Fault.OTHER:
-            raise
-        write("The database does not answer.")
-        return 2
-    finally:
-        await database.close()
-
-
-async def _report(engine: AsyncEngine, write: Callable[[str], None]) -> int:
-    wrong = 0
-    width = max(len(check.name) for check in CHECKS)
-    async with aclosing(_run(engine, None)) as results:
-        async for check, finding in results:
-            write(f"{check.name:{width}}  {'ok' if finding is None else f'WRONG  {check.promise} {finding}'}")
-            wrong += finding is not None
-    write(f"{len(CHECKS)} checks, {wrong} found something wrong.")
-    return int(wrong > 0)
-
-
-async def _run(engine: AsyncEngine, now: datetime | None) -> AsyncGenerator[tuple[Check, Finding | None], None]:
-    async with engine.connect() as connection:
+async def results(
+    database: Database, now: datetime | None = None
+) -> AsyncGenerator[tuple[Check, Finding | None], None]:
+    """Each check with what it found, as soon as that is known; the arguments are those of `verify`."""
+    async with database.engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         for limit in _LIMITS:
             await connection.execute(text(limit))
@@ -311,7 +279,7 @@ async def _run(engine: AsyncEngine, now: datetime | None) -> AsyncGenerator[tupl
 
 
 async def _find(connection: AsyncConnection, check: Check, now: datetime | None) -> Finding | None:
-    statement = text(f"SELECT *, count(*) OVER () AS in_all FROM ({check.sql}) wrong LIMIT {MOST_EXAMPLES}")
+    statement = text(f"SELECT *, count(*) OVER () AS in_all FROM ({check.sql}) wrong LIMIT {MAX_EXAMPLES}")
     parameters = {"now": now} if ":now" in check.sql else {}
     rows = [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
     if not rows:

@@ -58,6 +58,12 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {int: BigInteger, datetime: timestamptz, str: Text}
 
 
+def _prefix_index(name: str, column: Mapped[str]) -> Index:
+    """An index for prefix queries: LIKE 'ann%' can use it whatever the database's collation."""
+    lowered = func.lower(column).label("lowered")  # a label, because operator classes are given by name
+    return Index(name, lowered, postgresql_ops={"lowered": "text_pattern_ops"})
+
+
 class StudentRow(Base):
     """A person. The only table that holds personal data."""
 
@@ -75,13 +81,9 @@ class StudentRow(Base):
     )
 
     __table_args__ = (
-        Index("uq_students_email", text("lower(email)"), unique=True),
-        # Prefix queries: LIKE 'ann%' can use these whatever the database's collation.
-        Index(
-            "ix_students_full_name_prefix",
-            text("lower(full_name) text_pattern_ops"),
-        ),
-        Index("ix_students_email_prefix", text("lower(email) text_pattern_ops")),
+        Index("uq_students_email", func.lower(email), unique=True),
+        _prefix_index("ix_students_full_name_prefix", full_name),
+        _prefix_index("ix_students_email_prefix", email),
     )
 
 
@@ -103,8 +105,8 @@ class CourseRow(Base):
     seats: Mapped[SeatsRow] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
 
     __table_args__ = (
-        Index("ix_courses_code_prefix", text("lower(code) text_pattern_ops")),
-        Index("ix_courses_title_prefix", text("lower(title) text_pattern_ops")),
+        _prefix_index("ix_courses_code_prefix", code),
+        _prefix_index("ix_courses_title_prefix", title),
     )
 
 

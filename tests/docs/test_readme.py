@@ -14,8 +14,9 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor
 
+from dev.first_calls import FIRST_CALLS
 from enrollment_service.api.status import CODES
-from enrollment_service.cli.main import FIRST_CALLS, cli
+from enrollment_service.cli.main import cli
 from enrollment_service.domain.errors import Reason
 from enrollment_service.settings import Settings
 from enrollment_service.v1 import enrollment_pb2 as pb

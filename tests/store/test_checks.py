@@ -1,89 +1,21 @@
-"""`verify` finds nothing after ordinary traffic, and each of many hand-made corruptions; its subcommand says so."""
+"""`verify` finds nothing after ordinary traffic, and each of many hand-made corruptions."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import subprocess
-import sys
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from enrollment_service.store.checks import CHECKS, MOST_EXAMPLES, verify
-from enrollment_service.store.database import build_engine
-from enrollment_service.v1 import enrollment_pb2 as pb
-from tests.support.client import Client
-from tests.support.databases import PostgresServer, connected, migrate
-from tests.support.processes import PROJECT, environment
-from tests.support.services import service_on, settings_for
+from enrollment_service.store.checks import CHECKS, MAX_EXAMPLES, verify
+from enrollment_service.store.database import Database
+from tests.support.databases import connected, migrate
+from tests.support.processes import PROJECT
+from tests.support.services import settings_for
+from tests.support.traffic import ANN, ART, BIOLOGY, BO, CY, DANCE, DI, EM
 from tests.support.verification import wrong_in
-
-# In a database that `traffic` has written, ids are these: it makes one after the other.
-ANN, BO, CY, DI, EM, FAY = range(1, 7)
-ART, BIOLOGY, CHEMISTRY, DANCE = range(1, 5)
-NAME, ADDRESS = "Ann Verylongsurname", "private.address"
-
-
-async def traffic(client: Client) -> None:
-    """A bit of everything.
-
-    Afterwards Bo and Cy sit in Art, whose two seats are taken; Di, Em and Ann wait for it, in this order. Everybody
-    but Fay sits in Biology, which has no limit. Chemistry has been deleted, and Fay with it. Dance is closed: Bo
-    waits for it beside its free seat.
-    """
-    for number in (ANN, BO, CY, DI, EM, FAY):
-        await client.create_student(NAME, f"{ADDRESS}{number}@example.org")
-    await client.create_course(capacity=2, waitlist_capacity=9)
-    await client.create_course()
-    await client.create_course()
-    await client.create_course(capacity=1, waitlist_capacity=1)
-    waiting = {"on_full": pb.ON_FULL_WAITLIST}
-    for number in (ANN, BO, CY, DI, EM):
-        await client.enroll(number, ART, **waiting, request_id=str(uuid.uuid4()))
-    await client.unenroll(ANN, ART)
-    await client.enroll(ANN, ART, BIOLOGY, **waiting)
-    for number in (BO, CY, DI, EM):
-        await client.enroll(number, CHEMISTRY)
-        await client.call("SwapEnrollment", student_id=number, from_course_id=CHEMISTRY, to_course_id=BIOLOGY)
-    await client.enroll(FAY, BIOLOGY, CHEMISTRY)
-    await client.call("DeleteStudent", student_id=FAY, force=True)
-    await client.enroll(ANN, CHEMISTRY)
-    await client.call("DeleteCourse", course_id=CHEMISTRY, force=True)
-    await client.enroll(ANN, DANCE)
-    await client.enroll(BO, DANCE, **waiting)
-    closed = pb.Course(course_id=DANCE)
-    closed.enroll_close_time.CopyFrom(Timestamp(seconds=int((datetime.now(UTC) - timedelta(days=1)).timestamp())))
-    await client.call("UpdateCourse", course=closed, update_mask=FieldMask(paths=["enroll_close_time"]))
-    await client.unenroll(ANN, DANCE)
-
-
-@pytest.fixture(scope="module")
-def lived_in(postgres_server: PostgresServer, template: str) -> Iterator[str]:
-    """The name of a database after `traffic`, to clone."""
-    name = f"test_lived_in_{secrets.token_hex(6)}"
-
-    async def fill() -> None:
-        await postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        async with service_on(postgres_server.url_of(name)) as service:
-            await traffic(service.client)
-
-    asyncio.run(fill())
-    yield name
-    asyncio.run(postgres_server.execute(f"DROP DATABASE {name}"))
-
-
-@pytest.fixture
-async def copy_url(postgres_server: PostgresServer, lived_in: str) -> AsyncIterator[str]:
-    """A database after `traffic` of the test's own."""
-    async with postgres_server.database(lived_in) as url:
-        yield url
 
 
 async def found_in(url: str) -> dict[str, list[dict[str, object]]]:
@@ -256,7 +188,7 @@ async def test_a_corruption_is_found(copy_url: str, corruption: str) -> None:
         await connection.execute(statements)
     found = await found_in(copy_url)
     assert found.keys() == expected
-    assert all(0 < len(examples) <= MOST_EXAMPLES for examples in found.values())
+    assert all(0 < len(examples) <= MAX_EXAMPLES for examples in found.values())
 
 
 def test_every_check_finds_something() -> None:
@@ -274,46 +206,9 @@ async def test_a_finding_names_the_ids(copy_url: str) -> None:
 
 async def test_the_time_may_be_given(copy_url: str) -> None:
     """Bo waits for Dance beside a free seat; whether that is right depends on the time."""
-    engine = build_engine(settings_for(copy_url))
+    database = Database(settings_for(copy_url))
     try:
-        (finding,) = await verify(engine, datetime.now(UTC) - timedelta(days=2))
+        (finding,) = await verify(database, datetime.now(UTC) - timedelta(days=2))
     finally:
-        await engine.dispose()
+        await database.close()
     assert (finding.check.name, finding.count, str(finding)) == ("free seats", 1, "1 wrong: course_id=4")
-
-
-def run_verify(url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "enrollment_service", "verify"],
-        cwd=PROJECT, env=environment(DATABASE_URL=url), capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-
-
-async def test_the_subcommand_says_ok(copy_url: str) -> None:
-    done = await asyncio.to_thread(run_verify, copy_url)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("  ok\n") == len(CHECKS)
-
-
-async def test_the_subcommand_names_ids_and_nothing_personal(copy_url: str) -> None:
-    async with connected(copy_url) as connection:
-        for statements, _ in CORRUPTIONS.values():
-            if "SET outcome = NULL" in statements or "sequence = 2" in statements or "VALUES (99)" in statements:
-                await connection.execute(statements)
-    done = await asyncio.to_thread(run_verify, copy_url)
-    assert done.returncode == 1
-    assert "sequences         WRONG" in done.stdout
-    assert "course_id=1 sequence=3" in done.stdout
-    assert "course_id=99" in done.stdout
-    assert NAME.split()[1] not in done.stdout + done.stderr
-    assert ADDRESS not in done.stdout + done.stderr
-
-
-async def test_the_subcommand_tells_a_database_that_it_cannot_check(postgres_server: PostgresServer) -> None:
-    nowhere = "postgresql://enrollment:secret@127.0.0.1:1/enrollment"
-    unreachable = await asyncio.to_thread(run_verify, nowhere)
-    assert (unreachable.returncode, unreachable.stdout) == (2, "The database does not answer.\n")
-    async with postgres_server.database() as empty:
-        unmigrated = await asyncio.to_thread(run_verify, empty)
-    assert unmigrated.returncode == 2
-    assert "schema revision none" in unmigrated.stdout

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from dev.postgres import EmbeddedPostgres
-from enrollment_service.cli.main import run_migrations
+from enrollment_service.cli.migrate import run_migrations
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -37,6 +37,23 @@ def environment(**variables: str) -> dict[str, str]:
     return inherited | {f"ENROLLMENT_{name}": value for name, value in variables.items()}
 
 
+def run(*python: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in the project to its end, with the given settings only."""
+    return subprocess.run(
+        [sys.executable, *python],
+        cwd=PROJECT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+
+
+async def run_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the service as a user does; the event loop goes on meanwhile."""
+    return await asyncio.to_thread(run, "-m", "enrollment_service", *arguments, **variables)
+
+
 class ServerProcess:
     """One server process. Its log is in a file of its own; lines are there at the latest when it has ended."""
 

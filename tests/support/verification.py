@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enrollment_service.store.checks import Finding, verify
-from enrollment_service.store.database import build_engine
+from enrollment_service.store.database import Database
 from tests.support.databases import connected
 from tests.support.services import settings_for
 
@@ -13,8 +13,8 @@ async def wrong_in(url: str) -> list[Finding]:
     async with connected(url) as connection:
         has_clock = await connection.fetchval("SELECT to_regclass('test_clock') IS NOT NULL")
         now = await connection.fetchval("SELECT now FROM test_clock") if has_clock else None
-    engine = build_engine(settings_for(url))
+    database = Database(settings_for(url))
     try:
-        return await verify(engine, now)
+        return await verify(database, now)
     finally:
-        await engine.dispose()
+        await database.close()

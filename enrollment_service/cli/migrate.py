@@ -1,0 +1,40 @@
+"""The command `migrate`: Alembic up to the newest revision, on the database of the settings.
+
+The migrations lie at the top of a checkout, and in the package where it is installed from a wheel. `alembic.ini` is
+for the command `alembic` in a checkout; nothing here needs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.telemetry import logs
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to the schema this version needs."""
+    settings = read_settings_with_database()
+    logs.configure(settings.log_level)
+    run_migrations(settings.database_url)
+
+
+def run_migrations(database_url: str) -> None:
+    """Runs Alembic up to the newest revision; the same as `alembic upgrade head`."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", f"{_migrations()}".replace("%", "%%"))  # a % is configparser's own
+    config.attributes["database_url"] = database_url
+    command.upgrade(config, "head")
+
+
+def _migrations() -> Path:
+    installed = PACKAGE / "migrations"
+    return installed if installed.is_dir() else PACKAGE.with_name("migrations")

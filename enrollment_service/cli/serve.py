@@ -1,0 +1,63 @@
+"""The command `serve`, and `worker`, which is one of its processes where there are several."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.settings import Settings
+from enrollment_service.telemetry import logs
+
+
+@click.command()
+def serve() -> None:
+    """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
+    settings = read_settings_with_database()
+    if settings.workers == 1:
+        _serve_here(settings)
+    else:
+        _supervise(settings)
+
+
+@click.command(hidden=True)
+def worker() -> None:
+    """Serve as one of several processes; ends when the process that started it does."""
+    _serve_here(read_settings_with_database(), ends_with_parent=True)
+
+
+def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
+    import uvloop
+
+    from enrollment_service.app import WrongSchemaError
+    from enrollment_service.app import serve as serve_until_stopped
+    from enrollment_service.cli.workers import UNUSABLE
+
+    buffer = logs.configure(settings.log_level)
+    try:
+        uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
+    except WrongSchemaError as error:
+        click.echo(str(error), err=True)
+        sys.exit(UNUSABLE)
+    except RuntimeError as error:
+        if "bind" not in str(error).lower():
+            raise
+        click.echo(f"cannot serve on {settings.listen}: the address is in use or not ours", err=True)
+        sys.exit(1)
+    finally:
+        buffer.flush()
+
+
+def _supervise(settings: Settings) -> None:
+    from enrollment_service.cli.workers import supervise
+
+    buffer = logs.configure(settings.log_level)
+    try:
+        sys.exit(asyncio.run(supervise(settings)))
+    except OSError as error:
+        click.echo(f"cannot serve on {settings.listen}: {error.strerror}", err=True)
+        sys.exit(1)
+    finally:
+        buffer.flush()
