@@ -163,5 +163,15 @@ def test_the_log_line_is_json_without_personal_data() -> None:
     assert "example.org" not in line
 
 
+def test_the_benchmark_is_the_published_one() -> None:
+    published = json.loads((PROJECT / "benchmarks" / "results" / "bench.json").read_text())
+    contestants = ("service", "echo", "asyncpg", "fastapi", "pgbench")
+    expected = [
+        [f"{round(published[figure][name]):,}" if name in published[figure] else "" for name in contestants]
+        for figure in ("list", "enroll", "hot")
+    ]
+    assert [row[1:] for row in rows(section("README.md", "How fast it is"))] == expected
+
+
 def test_the_readme_stays_short() -> None:
     assert len(read("README.md").splitlines()) <= 150
