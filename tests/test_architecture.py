@@ -1,46 +1,47 @@
-"""Imports run one way: who may know whom, read from the source with `ast`."""
+"""The rooms of the house: who may know whom, read from the source with `ast`. What is checked are folders.
+
+Imports run one way: `cli -> app -> api -> engine -> store -> domain`. Everything below names rooms, so a module that is
+added or split later is held to the rules of the room it stands in, and one that stands in none fails.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = "enrollment_service"
-ROOT = Path(__file__).parents[1] / PACKAGE
+PROJECT = Path(__file__).parents[1]
+ROOT = PROJECT / PACKAGE
 
-# From the top to the bottom of the house: nothing may reach upwards, not even through others.
-FLOORS = [
-    {"__main__"},
-    {"server"},
-    {"servicer", "calls"},
-    {"validate", "convert", "importing"},
-    {"writer", "reader", "catalog", "housekeeping"},
-    {"batch", "loading"},
-    {"rules", "footprint", "batching", "outcomes", "store"},
-    {"commands", "state"},
-    {"domain", "errors"},
-]
-# Decisions and plain data: no I/O, no framework.
-PURE = ["rules", "state", "footprint", "batching", "commands", "domain", "errors"]
-HARMLESS = {
+# From the door to the foundation: a room may know those after it, never those before.
+ROOMS = ["__main__", "cli", "app", "api", "engine", "store", "domain"]
+# Known from every room but the domain; they know none.
+SHARED = ["settings", "telemetry"]
+# What other services import: the stubs, and nothing else of ours.
+CLIENT = ["client"]
+STUBS = "v1"
+
+STANDARD = {
     *("__future__", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "hashlib"),
-    *("heapq", "itertools", "operator", "typing", "uuid"),
+    *("heapq", "itertools", "json", "operator", "typing", "uuid"),
 }
-WIRE = {"grpc", "grpc_health", "grpc_reflection", "google", f"{PACKAGE}.v1"}
-DATABASE = {"sqlalchemy", "asyncpg", "alembic"}
+WIRE = {"grpc", "grpc_health", "grpc_reflection", "google", f"{PACKAGE}.{STUBS}"}
+DATABASE = {"sqlalchemy", "asyncpg"}
+# The one command that runs migrations, and those that are clients of a running server.
+MIGRATES = {"cli.migrate"}
+CALLS = {"cli.health", "cli.importer", "cli.upload"}
 
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """The source of every module of ours, by its name within the package."""
+    """The source of every module of ours but the stubs, by its name within the package."""
     found = {}
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] != "v1":
+        if parts[0] != STUBS:
             found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text())
     return found
 
@@ -59,11 +60,14 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
 def ours(module: str) -> set[str]:
     """The modules of ours that a module imports."""
-    return {
-        name.removeprefix(f"{PACKAGE}.") for name in imports(module) if name.removeprefix(f"{PACKAGE}.") in modules()
-    }
+    names = {name.removeprefix(f"{PACKAGE}.") for name in imports(module)}
+    return {name for name in names if name in modules() and name != "__init__"}
 
 
 def foreign(module: str) -> set[str]:
@@ -85,56 +89,80 @@ def reachable(module: str) -> set[str]:
     return seen
 
 
-def on_floor(names: set[str]) -> Iterator[str]:
-    return (module for module in modules() if module.split(".")[0] in names)
+def inside(*rooms: str) -> list[str]:
+    return sorted(module for module in modules() if room_of(module) in rooms)
 
 
-def test_the_floors_name_modules_that_exist() -> None:
-    assert {name for floor in FLOORS for name in floor} | set(PURE) <= {name.split(".")[0] for name in modules()}
+def test_every_module_stands_in_a_room() -> None:
+    rooms = {room_of(module) for module in modules()} - {"__init__"}
+    assert rooms - {*ROOMS, *SHARED, *CLIENT} == set()
+    assert {*ROOMS, *SHARED} - rooms == set()
 
 
-@pytest.mark.parametrize("height", range(1, len(FLOORS)))
-def test_nothing_reaches_upwards(height: int) -> None:
-    above = {module for floor in FLOORS[:height] for module in on_floor(floor)}
-    assert {module: reachable(module) & above for module in on_floor(FLOORS[height]) if reachable(module) & above} == {}
+def test_every_room_of_the_package_is_on_the_map() -> None:
+    (tree,) = [block for block in (PROJECT / "README.md").read_text().split("```") if f"\n{PACKAGE}/" in block]
+    on_disk = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    shown = {name for name in on_disk if f"\n  {name}/" in tree}
+    assert shown == on_disk - {"migrations"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_knows_a_room_before_its_own(room: str) -> None:
+    before = set(ROOMS[: ROOMS.index(room)]) | set(CLIENT)
+    if room == "cli":
+        before -= set(CLIENT)  # its commands are clients of a running server
+    known = {module: {name for name in ours(module) if room_of(name) in before} for module in inside(room)}
+    assert {module: names for module, names in known.items() if names} == {}
+
+
+def test_what_is_shared_knows_no_room() -> None:
+    for module in inside(*SHARED):
+        assert {room_of(name) for name in reachable(module)} <= set(SHARED), module
+
+
+def test_the_client_knows_only_the_stubs() -> None:
+    for module in inside(*CLIENT):
+        assert {room_of(name) for name in reachable(module)} <= set(CLIENT), module
 
 
 def test_no_module_reaches_itself() -> None:
     assert {module for module in modules() if module in reachable(module)} == set()
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_decisions_do_no_input_or_output(module: str) -> None:
-    allowed = HARMLESS | ({"asyncio"} if module == "batching" else set())
-    assert foreign(module) - allowed == set()
-    assert ours(module) <= set(PURE)
+@pytest.mark.parametrize("module", inside("domain"))
+def test_the_domain_is_pure(module: str) -> None:
+    assert foreign(module) - STANDARD == set()
+    assert {room_of(name) for name in ours(module)} <= {"domain"}
 
 
-def test_errors_know_nothing_of_ours() -> None:
-    assert ours("errors") == set()
+def test_the_domain_reads_no_clock_and_rolls_no_dice() -> None:
+    for module in inside("domain"):
+        calls = {ast.unparse(node.func) for node in ast.walk(modules()[module]) if isinstance(node, ast.Call)}
+        assert not {call for call in calls if call.endswith((".now", ".utcnow", ".today", "uuid4", "open"))}, module
+
+
+def test_only_the_door_and_clients_know_the_wire() -> None:
+    allowed = {*inside("api", "app", *CLIENT), *CALLS}
+    assert {module: found for module in modules() if module not in allowed and (found := touches(module, WIRE))} == {}
+
+
+def test_only_the_store_knows_the_database() -> None:
+    strangers = [module for module in modules() if room_of(module) != "store"]
+    assert {module: found for module in strangers if (found := touches(module, DATABASE))} == {}
+    assert {module for module in modules() if touches(module, {"alembic"})} == MIGRATES
 
 
 def test_the_batcher_knows_nothing_of_enrollment() -> None:
-    assert ours("batching") == {"errors"}
+    assert ours("engine.batcher") == {"domain.errors"}
 
 
-def test_the_store_knows_nothing_of_the_wire() -> None:
-    for module in on_floor({"store"}):
-        assert touches(module, WIRE) == set(), module
-        assert not any(touches(reached, WIRE) for reached in reachable(module)), module
+def test_production_never_comes_to_the_tools_of_a_developer() -> None:
+    outside = {path.name for path in PROJECT.iterdir() if (path / "__init__.py").exists()} - {PACKAGE}
+    assert {"dev", "tests", "demo", "benchmarks"} <= outside
+    assert {module: found for module in modules() if (found := foreign(module) & outside)} == {}
 
 
-@pytest.mark.parametrize(
-    "module", ["servicer", "validate", "convert", "calls", "importing", "status", "tokens", "batch", "outcomes"]
-)
-def test_only_the_store_and_its_owners_know_sqlalchemy_statements(module: str) -> None:
-    statements = touches(module, DATABASE) - touches(module, {"sqlalchemy.sql.expression"})
-    assert statements == set()
-
-
-def test_the_rules_read_no_clock_and_roll_no_dice() -> None:
-    for module in ("rules", "state"):
-        names = {node.attr for node in ast.walk(modules()[module]) if isinstance(node, ast.Attribute)}
-        assert names & {"now", "utcnow", "today", "time", "monotonic", "random", "uuid4"} <= {"now"}, module
-        calls = {ast.unparse(node.func) for node in ast.walk(modules()[module]) if isinstance(node, ast.Call)}
-        assert not {call for call in calls if call.endswith((".now", ".utcnow", ".today", "uuid4"))}, module
+def test_tests_mirror_the_rooms() -> None:
+    folders = {path.name for path in (PROJECT / "tests").iterdir() if (path / "__init__.py").exists()}
+    rooms = {room for room in [*ROOMS, *SHARED] if (ROOT / room).is_dir()}
+    assert rooms <= folders

@@ -1,0 +1,68 @@
+"""Stored answers outlive a deploy: golden bytes of each kind. Add to them, never change one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from enrollment_service.domain.commands import Answer, Done, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer
+from enrollment_service.domain.errors import Reason
+from enrollment_service.domain.records import DROPPED, ENROLLED, WAITLISTED, Enrollment, EnrollmentView
+from enrollment_service.engine import replies
+
+THEN = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
+LATER = datetime(2026, 9, 1, 8, 0, 0, 123456, tzinfo=UTC)
+
+GOLDEN: list[tuple[Answer, str]] = [
+    (
+        EnrollmentsAnswer((EnrollmentView(Enrollment(7, 12, WAITLISTED, 3, LATER, THEN, 41)),)),
+        (
+            '{"v":1,"enrollments":[{"student_id":7,"course_id":12,"state":2,"waitlist_position":3,'
+            '"enroll_time":"2026-09-01T08:00:00.123456+00:00","create_time":"2026-09-01T08:00:00+00:00","sequence":41}]}'
+        ),
+    ),
+    (
+        EnrollmentsAnswer(
+            (
+                EnrollmentView(Enrollment(7, 12, DROPPED, 0, THEN, THEN, 42)),
+                EnrollmentView(Enrollment(7, 9, ENROLLED, 0, THEN, THEN, 1)),
+            )
+        ),
+        (
+            '{"v":1,"enrollments":[{"student_id":7,"course_id":12,"state":3,"waitlist_position":0,'
+            '"enroll_time":"2026-09-01T08:00:00+00:00","create_time":"2026-09-01T08:00:00+00:00","sequence":42},'
+            '{"student_id":7,"course_id":9,"state":1,"waitlist_position":0,'
+            '"enroll_time":"2026-09-01T08:00:00+00:00","create_time":"2026-09-01T08:00:00+00:00","sequence":1}]}'
+        ),
+    ),
+    (
+        EnrollmentsAnswer((EnrollmentView(Enrollment(7, 12, DROPPED, 0, None, None, 0)),)),
+        (
+            '{"v":1,"enrollments":[{"student_id":7,"course_id":12,"state":3,"waitlist_position":0,'
+            '"enroll_time":null,"create_time":null,"sequence":0}]}'
+        ),
+    ),
+    (
+        ImportAnswer(3, 2, 1, ((4, Reason.COURSE_FULL), (5, Reason.STUDENT_NOT_FOUND))),
+        (
+            '{"v":1,"import":{"enrolled":3,"waitlisted":2,"already_enrolled":1,'
+            '"rejected":[[4,"COURSE_FULL"],[5,"STUDENT_NOT_FOUND"]]}}'
+        ),
+    ),
+    (
+        ReconcileAnswer((1, 2), (3,), 4),
+        '{"v":1,"reconcile":{"added":[1,2],"removed":[3],"unchanged_count":4}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "stored"), GOLDEN)
+def test_golden_bytes(answer: Answer, stored: str) -> None:
+    assert replies.encode(answer) == stored
+    assert replies.decode(stored) == answer
+
+
+def test_an_answer_that_is_not_kept_is_no_silent_loss() -> None:
+    with pytest.raises(TypeError, match="Done"):
+        replies.encode(Done())
