@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import grpc
 import pytest
 
-from enrollment_service.telemetry import logs
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer
@@ -161,31 +158,6 @@ async def test_what_a_caller_sends_never_breaks_a_line(client: Client, service_l
     (line,) = [line for line in service_log.text.split("\n") if "EnrollStudent" in line]
     assert line.isprintable()
     assert "forged" not in {parsed["event"] for parsed in service_log.lines}
-
-
-def test_lines_are_collected_for_a_moment() -> None:
-    """Without an event loop, which would write them later, they are written at once."""
-    written = io.BytesIO()
-    buffer = logs.LineBuffer(written)
-    buffer.add(b"alone")
-    assert written.getvalue() == b"alone\n"
-
-    async def many() -> bytes:
-        for index in range(logs.FLUSH_LINES - 1):
-            buffer.add(b"%d" % index)
-        return written.getvalue()
-
-    assert asyncio.run(many()) == b"alone\n"
-    buffer.flush()
-    assert written.getvalue().count(b"\n") == logs.FLUSH_LINES
-
-
-async def test_many_lines_are_written_before_their_time() -> None:
-    written = io.BytesIO()
-    buffer = logs.LineBuffer(written)
-    for _ in range(logs.FLUSH_LINES):
-        buffer.add(b"line")
-    assert written.getvalue().count(b"\n") == logs.FLUSH_LINES
 
 
 def test_of_what_libraries_log_only_the_place_is_kept(service_log: ServiceLog) -> None:
