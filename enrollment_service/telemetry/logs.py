@@ -58,7 +58,7 @@ _calls_shown = True
 
 
 def call(level: str, fields: dict[str, Any]) -> None:
-    """Writes the line of one call: the line that a logger would write, without its detours, which every call would pay."""
+    """Writes the line of one call: what a logger would write, without its detours, for which every call would pay."""
     if _sink is not None and (_calls_shown or level == "error"):
         fields["event"] = "call"
         _sink.add(_line(level, fields), urgent=level == "error")
