@@ -15,7 +15,8 @@ class Fault(Enum):
     RETRY = auto()  # it did not happen, and the same again may succeed
     GONE = auto()  # the connection is lost, or the server cannot write; it did not happen
     UNKNOWN = auto()  # the connection was lost while COMMIT was under way
-    TIMEOUT = auto()  # a lock or statement took too long; it did not happen
+    LOCKED = auto()  # a row stayed locked by others for too long; it did not happen
+    TIMEOUT = auto()  # a statement took too long; it did not happen
     RACED = auto()  # a row it refers to was deleted meanwhile; it did not happen
     DUPLICATE = auto()  # a unique key is taken; it did not happen
     OTHER = auto()  # anything else: a fault of ours
@@ -30,7 +31,8 @@ _BY_SQLSTATE = {
     "57P02": Fault.GONE,
     "57P03": Fault.GONE,
     "53300": Fault.GONE,
-    "55P03": Fault.TIMEOUT,
+    "25P03": Fault.GONE,  # this process stood still for too long in the middle of a transaction
+    "55P03": Fault.LOCKED,
     "57014": Fault.TIMEOUT,
     "23503": Fault.RACED,
     "23505": Fault.DUPLICATE,
