@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
+from enrollment_service.cli.call import call
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 
@@ -47,6 +48,9 @@ def _need_database(settings: Settings) -> Settings:
 @click.group()
 def cli() -> None:
     """Enrollment Service: students, courses, and who sits in which course."""
+
+
+cli.add_command(call)
 
 
 @cli.command()
