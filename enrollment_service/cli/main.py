@@ -122,9 +122,9 @@ def _serve_for_development(settings: Settings) -> None:
     run_migrations(settings.database_url)
     click.echo("Try it from another terminal:", err=True)
     for method, request in FIRST_CALLS.items():
-        click.echo(
-            f"  grpcurl -plaintext -d '{request}' {settings.address} enrollment.v1.EnrollmentService/{method}", err=True
-        )
+        # In another terminal ENROLLMENT_LISTEN may not be set.
+        elsewhere = "" if settings.address == "127.0.0.1:50051" else f" --address {settings.address}"
+        click.echo(f"  .venv/bin/python -m enrollment_service call {method} '{request}'{elsewhere}", err=True)
     run_server(settings)
 
 
