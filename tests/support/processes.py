@@ -40,8 +40,10 @@ def environment(**variables: str) -> dict[str, str]:
 class ServerProcess:
     """One server process. Its log is in a file of its own; lines are there at the latest when it has ended."""
 
-    def __init__(self, database_url: str, folder: Path, python: Sequence[str] = SERVE, **variables: str) -> None:
-        self.port = free_port()
+    def __init__(
+        self, database_url: str, folder: Path, python: Sequence[str] = SERVE, port: int = 0, **variables: str
+    ) -> None:
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log_file = folder / f"server-{self.port}.log"
         self._error_file = folder / f"server-{self.port}.err"
@@ -115,9 +117,9 @@ class Processes:
         self._stack = AsyncExitStack()
         self._started: list[ServerProcess] = []
 
-    def spawn(self, python: Sequence[str] = SERVE, **variables: str) -> ServerProcess:
-        """A process that was just started and may not serve yet, or never will."""
-        process = ServerProcess(self._database_url, self._folder, python, **variables)
+    def spawn(self, python: Sequence[str] = SERVE, port: int = 0, **variables: str) -> ServerProcess:
+        """A process that was just started and may not serve yet, or never will; on any free port if none is given."""
+        process = ServerProcess(self._database_url, self._folder, python, port, **variables)
         self._started.append(process)
         return process
 
@@ -134,7 +136,7 @@ class Processes:
         self, count: int, python: Sequence[str] = SERVE, **variables: str
     ) -> list[tuple[ServerProcess, Client]]:
         """Several processes on one database, all serving, each with a client."""
-        processes = [self.spawn(python, **variables) for _ in range(count)]
+        processes = [self.spawn(python, 0, **variables) for _ in range(count)]
         clients = [await self.client(process) for process in processes]
         await asyncio.gather(
             *(process.wait_serving(client) for process, client in zip(processes, clients, strict=True))
