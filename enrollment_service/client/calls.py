@@ -50,12 +50,15 @@ class Caller:
         if self._owns_channel:
             await self._channel.close()
 
-    def within(self, *, timeout: float | None = None, budget: float | None = None) -> Self:
+    def within(
+        self, *, timeout: float | None = None, budget: float | None = None, wait_for_ready: bool | None = None
+    ) -> Self:
         """The same client on the same channel with other limits, in seconds; close the one it came from."""
         other = copy.copy(self)
         other._owns_channel = False
         other._timeout = self._timeout if timeout is None else timeout
         other._budget = self._budget if budget is None else budget
+        other._wait_for_ready = self._wait_for_ready if wait_for_ready is None else wait_for_ready
         return other
 
     async def call(self, method: str, request: Any) -> Any:
