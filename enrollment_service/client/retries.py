@@ -96,6 +96,9 @@ class Attempts:
         self._unknown |= isinstance(error, OutcomeUnknown)
         self._internal |= error.code is grpc.StatusCode.INTERNAL and bool(error.reason)
         await self._pauses.sleep(pause)
+        if not self.remaining:
+            # Overslept; an attempt without time would only hide what the last one said.
+            raise self._verdict(error)
 
     def _pause(self, asked: float) -> float:
         ceiling = min(self._pauses.longest, self._pauses.first * 2 ** min(self._failed - 1, 30))

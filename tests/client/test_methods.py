@@ -15,7 +15,7 @@ from enrollment_service.client.methods import METHODS
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.databases import Connection
 from tests.support.processes import free_port
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import ScriptedServer, scripted_server
 from tests.support.services import Service
 
 ENROLLED, WAITLISTED = pb.ENROLLMENT_STATE_ENROLLED, pb.ENROLLMENT_STATE_WAITLISTED
@@ -115,6 +115,18 @@ async def test_metadata_goes_with_every_call(scripted: ScriptedServer) -> None:
     async with EnrollmentClient(scripted.address, metadata=[("x-term", "autumn")]) as client:
         await client.get_student(1)
     assert seen == ["autumn"]
+
+
+async def test_credentials_secure_the_channel() -> None:
+    async with scripted_server(grpc.local_server_credentials()) as server:
+        async with EnrollmentClient(server.address, credentials=grpc.local_channel_credentials()) as client:
+            await client.get_student(1)
+        assert server.called == ["GetStudent"]
+
+
+async def test_a_name_is_resolved(service: Service) -> None:
+    async with EnrollmentClient(f"dns:///localhost:{service.server.port}") as client:
+        assert [one async for one in client.list_students()] == []
 
 
 async def test_of_two_addresses_one_may_be_dead(service: Service) -> None:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from enrollment_service.client import Closed, EnrollmentClient, OutcomeUnknown, Refused, ServiceError
+from enrollment_service.client import Closed, EnrollmentClient, OutcomeUnknown, Pauses, Refused, ServiceError
 from enrollment_service.client.methods import METHODS
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.scripted import ScriptedServer, Time, fails, hangs
@@ -180,6 +180,19 @@ async def test_a_pause_longer_than_the_budget_is_not_begun(
         await caller.enroll_student(1, [2])
     assert refusal.value.retry_delay == 60
     assert time.pauses == []
+
+
+async def test_an_attempt_without_time_is_not_begun(scripted: ScriptedServer, time: Time) -> None:
+    async def oversleep(seconds: float) -> None:
+        await time.sleep(seconds + 60)
+
+    scripted.script.append(fails(Code.UNAVAILABLE, "DATABASE_UNAVAILABLE", retry_delay=1))
+    pauses = Pauses(sleep=oversleep, clock=lambda: time.now)
+    async with EnrollmentClient(scripted.address, pauses=pauses) as caller:
+        with pytest.raises(OutcomeUnknown) as failure:
+            await caller.enroll_student(1, [2])
+    assert failure.value.reason == "DATABASE_UNAVAILABLE"
+    assert len(scripted.received) == 1
 
 
 async def test_overloaded_says_nothing_about_the_attempts_before_it(

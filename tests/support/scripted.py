@@ -103,12 +103,14 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted_server() -> AsyncIterator[ScriptedServer]:
-    """A scripted server that listens inside the block."""
+async def scripted_server(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[ScriptedServer]:
+    """A scripted server that listens inside the block, with credentials if there are any."""
     scripted = ScriptedServer()
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((scripted.handlers(),))
-    scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    anywhere = "127.0.0.1:0"
+    port = server.add_secure_port(anywhere, credentials) if credentials else server.add_insecure_port(anywhere)
+    scripted.address = f"127.0.0.1:{port}"
     await server.start()
     try:
         yield scripted
