@@ -9,10 +9,12 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
 from enrollment_service.client import EnrollmentClient, OutcomeUnknown, Pauses
+from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.databases import Connection
 from tests.support.processes import Processes, ServerProcess
 
@@ -107,3 +109,30 @@ async def test_without_retries_it_is_not(replicas: Replicas) -> None:
         with pytest.raises(ExceptionGroup) as failures:
             await replicas.restart_under(Callers(client), ROUNDS)
     assert failures.group_contains(OutcomeUnknown)
+
+
+async def test_an_import_survives_a_restart(processes: Processes, connection: Connection) -> None:
+    process, direct = await processes.start(SHUTDOWN_GRACE="0.2")
+    students, courses = await direct.students(20), await direct.courses(100)
+    half = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+        for number, course_id in enumerate(courses):
+            yield pb.ImportEnrollmentsRequest(student_ids=students, course_ids=[course_id] * len(students))
+            await asyncio.sleep(0.01)
+            if number == len(courses) // 2:
+                half.set()
+
+    async def restart() -> None:
+        await half.wait()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        processes.spawn(port=process.port)
+
+    restarting = asyncio.create_task(restart())
+    async with EnrollmentClient(process.address) as client:
+        answers = [answer async for answer in client.import_enrollments(chunks())]
+    await restarting
+    assert [answer.chunk_id for answer in answers] == list(range(1, 101))
+    assert sum(answer.enrolled for answer in answers) == 2000
+    assert await connection.fetchval("SELECT count(*) FROM enrollment_events") == 2000
