@@ -16,9 +16,10 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # Nor shall one come with the answer of a name server and retry beside us.
     ("grpc.service_config_disable_resolution", 1),
-    # A server that was restarted is found again within two seconds; by itself gRPC waits up to two minutes.
+    # A server that was restarted is found again within a second or so; by itself gRPC waits up to two minutes. Calls
+    # wait as long where the other servers go down meanwhile.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     # An address that swallows everything is given up after this; by itself gRPC waits 20 seconds.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     # Replicas that were replaced have new addresses.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,6 +31,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """A port to come back to: below those that outgoing connections are given, which would take it meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -126,6 +137,13 @@ class Processes:
     async def client(self, process: ServerProcess) -> Client:
         """A client of a process, open until the test is over."""
         return await self._stack.enter_async_context(client_of(process.address, EAGER))
+
+    async def start_lasting(self, **variables: str) -> tuple[ServerProcess, Client]:
+        """A process that serves on a port to restart on, and a client of it."""
+        process = self.spawn(port=lasting_port(), **variables)
+        client = await self.client(process)
+        await process.wait_serving(client)
+        return process, client
 
     async def start(self, python: Sequence[str] = SERVE, **variables: str) -> tuple[ServerProcess, Client]:
         """A process that serves, and a client of it."""
