@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from enrollment_service.domain.commands import Answer, Command
@@ -136,13 +136,21 @@ class PatientLane:
         turn.claimed += self._turns
         self._turns.clear()
         waiting = [entry for row in turn.claimed for entry in self._drain(row)]
-        together = rounds(entry.command for entry in waiting)[0] if waiting else []
-        chosen = set(together[: 1 if together and together[0].bulk else self._max_commands])
+        chosen = self._chosen([entry.command for entry in waiting])
         for entry in waiting:
             if entry.command in chosen:
                 turn.entries[entry.command] = entry
             else:
                 self._queues[entry.row].append(entry)
+
+    def _chosen(self, commands: Sequence[Command[Any]]) -> set[Command[Any]]:
+        """What may share a transaction. Bulk commands wait for locks, so each of them goes alone."""
+        if not commands:
+            return set()
+        together = rounds(commands)[0]
+        if together[0].bulk:
+            return {together[0]}
+        return set([command for command in together if not command.bulk][: self._max_commands])
 
     def _put(self, entry: Entry) -> None:
         if entry.row not in self._queues:

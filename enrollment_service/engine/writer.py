@@ -11,6 +11,7 @@ fails.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -32,6 +33,8 @@ from enrollment_service.store.transactions import DriverConnection, HeldConnecti
 
 # After each bulk command those who had to wait for it go first, if it takes them no longer than this, in seconds.
 MAX_GIVE_WAY = 0.05
+# How long batches usually hold their rows, in seconds, with something to spare.
+USUAL_BATCH = 0.01
 
 Form: TypeAlias = Callable[[], Sequence[Command[Any]]]
 Answers: TypeAlias = Sequence[Answer | Exception | Pending[Answer]]
@@ -42,8 +45,8 @@ class Writer:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._usual_held = database.hold(locks.MAX_WAIT_USUAL_MS)
-        self._bulk_held = database.hold(locks.MAX_WAIT_HOLDING_MS)
+        self._usual_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
+        self._bulk_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
         batcher = partial(
             Batcher[Command[Any], Answer],
             max_weight=settings.max_batch,
@@ -166,7 +169,7 @@ class Writer:
         rows = {command: Footprint.of([command]).rows for command in commands}
         wanted: set[Row] = set().union(*rows.values())
         try:
-            busy = await held.transact(lambda connection: locks.find_busy(connection, wanted))
+            busy = await self._really_busy(held, wanted)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
             return dict.fromkeys(commands, told(error))
         if not busy:
@@ -177,6 +180,14 @@ class Writer:
                 results[command] = Busy(row)
         rest = [command for command in commands if command not in results]
         return results | (await self._attempt(held, partial(list, rest), skip_locked=skip_locked) if rest else {})
+
+    async def _really_busy(self, held: HeldConnection, rows: set[Row]) -> set[Row]:
+        """Those of the rows that others hold for longer than a batch usually takes."""
+        busy = await held.transact(lambda connection: locks.find_busy(connection, rows))
+        if busy:
+            await asyncio.sleep(USUAL_BATCH)
+            busy &= await held.transact(lambda connection: locks.find_busy(connection, busy))
+        return busy
 
     async def _explained(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
         """What the caller of a command that fails by itself is told."""

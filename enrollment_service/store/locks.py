@@ -14,9 +14,10 @@ from enrollment_service.store.statements import Prepared, array
 from enrollment_service.store.transactions import DriverConnection
 
 # How long a transaction may wait for a lock while it holds others, in milliseconds. If it waited longer, one held row
-# would spread to all that the waiter holds. The usual lane skips what it can, and hardly waits for the rest.
+# would spread to all that the waiter holds. At first nobody waits for longer than batches usually take; only who has
+# found out which row is held, and has waited for that one alone, may then wait longer for others.
 MAX_WAIT_HOLDING_MS = 100
-MAX_WAIT_USUAL_MS = 30
+MAX_WAIT_BRIEFLY_MS = 30
 
 _wanted = array("ids")
 
@@ -47,6 +48,7 @@ async def wait_for(connection: DriverConnection, row: Row, max_wait_ms: int) -> 
         RowBusyError: others held it for all of `max_wait_ms`.
     """
     if row == SOMETHING:
+        await connection.execute(f"SET LOCAL lock_timeout = {MAX_WAIT_BRIEFLY_MS:d}")
         return
     try:
         await connection.execute(

@@ -40,7 +40,7 @@ async def rows_that_were_there(client: Client, database_url: str) -> int:
 @pytest.fixture
 async def patient_client(start_service: StartService, monkeypatch: pytest.MonkeyPatch) -> Client:
     """Of a service whose bulk commands wait in that statement for as long as it takes."""
-    monkeypatch.setattr(locks, "MAX_WAIT_HOLDING_MS", 20_000)
+    monkeypatch.setattr(locks, "MAX_WAIT_BRIEFLY_MS", 20_000)
     return (await start_service()).client
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
-from enrollment_service.store import requests, seats
+from enrollment_service.store import locks, requests, seats
 from tests.support.lockless import forget_the_lock
 
 # What the database itself would catch; without these the fault shows as what it is, an oversold course.
@@ -57,11 +57,23 @@ def forgetful() -> None:
     vars(rules)["_missing"] = lambda *arguments: found(*arguments)[:1]
 
 
+def one_lane() -> None:
+    """Everybody waits in the same lane for whatever is locked, as long as the settings allow."""
+    in_lanes = seats.lock_and_load
+
+    async def waiting(*arguments: Any, **_: Any) -> seats.Loaded:
+        return await in_lanes(*arguments, skip_locked=False)
+
+    vars(seats)["lock_and_load"] = waiting
+    vars(locks)["MAX_WAIT_BRIEFLY_MS"] = 1_500
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "unlocked": forget_the_lock,
     "unordered": unordered,
     "unclaimed": unclaimed,
     "forgetful": forgetful,
+    "one_lane": one_lane,
 }
 
 

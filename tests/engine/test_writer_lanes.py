@@ -1,0 +1,270 @@
+"""A row that others have locked delays nobody but those who need it: one server, two, students, imports, frozen peers.
+
+Latencies are compared in slices in turn, usual and held, and a slice's p99 by the median over the slices, because what
+else the machine does must not pass for a finding. The negative control waits for locks as a single lane would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import cycle
+from typing import Any
+
+import grpc
+import pytest
+
+from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.support.client import Client
+from tests.support.databases import Connection, connected
+from tests.support.locks import until, until_waiting
+from tests.support.processes import SERVE, Processes
+from tests.support.refusals import refusal_of
+from tests.support.verification import wrong_in
+
+pytestmark = pytest.mark.timeout(120)
+
+CALLERS = 16
+SLICE = 0.4  # seconds
+SLICES = 5
+FLOOR = 0.050  # what may pass for usual on any machine, in seconds
+LOCK_TIMEOUT_MS = 1_500
+ONE_LANE = ("-m", "tests.support.broken", "one_lane")
+
+
+class School:
+    """Students who change their mind all the time, in courses that nobody has locked."""
+
+    def __init__(self, clients: Sequence[Client], students: Sequence[int], courses: Sequence[int]) -> None:
+        self._clients = cycle(clients)
+        self._students = students
+        self._courses = courses
+        self._dice = random.Random(7)
+
+    async def p99(self) -> float:
+        """Of the calls of a slice, made by callers who ask again as soon as they are answered."""
+        latencies: list[float] = []
+        end = time.monotonic() + SLICE
+        shares = [self._students[number::CALLERS] for number in range(CALLERS)]
+        await asyncio.gather(*(self._caller(next(self._clients), share, end, latencies) for share in shares))
+        return sorted(latencies)[int(len(latencies) * 0.99)]
+
+    async def _caller(self, client: Client, students: Sequence[int], end: float, latencies: list[float]) -> None:
+        while time.monotonic() < end:
+            student_id, course_id = self._dice.choice(students), self._dice.choice(self._courses)
+            for call in (client.enroll, client.unenroll):
+                began = time.monotonic()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await call(student_id, course_id)
+                latencies.append(time.monotonic() - began)
+
+
+async def wanting(client: Client, student_ids: Sequence[int], *course_ids: int) -> None:
+    """Callers who want what is held, again and again, until they are cancelled."""
+
+    async def caller(student_id: int) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await client.enroll(student_id, *course_ids)
+            for course_id in course_ids:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await client.unenroll(student_id, course_id)
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*map(caller, student_ids))
+
+
+async def importing(client: Client, student_ids: Sequence[int], course_ids: Sequence[int]) -> None:
+    """An import that touches what is held, again and again, until it is cancelled."""
+    chunk = pb.ImportEnrollmentsRequest(
+        student_ids=[student_id for student_id in student_ids for _ in course_ids],
+        course_ids=list(course_ids) * len(student_ids),
+    )
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            stream: Any = client.stub.ImportEnrollments([chunk], timeout=20)
+            await stream.read()
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def busy(work: Any) -> AsyncIterator[None]:
+    """Something goes on for as long as the block lasts."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def compared(
+    processes: Processes, database_url: str, kind: str, servers: int, python: Any
+) -> tuple[float, float]:
+    """The p99 of others, usual and while something is held that callers want."""
+    started = await processes.start_several(servers, python, LOCK_TIMEOUT_MS=str(LOCK_TIMEOUT_MS))
+    clients = [client for _, client in started]
+    students, courses = await clients[0].students(CALLERS * 10), await clients[0].courses(40)
+    stuck = await clients[0].courses(3)
+    waiting, held_student = students[: CALLERS // 2], students[-1]
+    school = School(clients, students[CALLERS // 2 : -1], courses)
+    one, several = f"course_seats WHERE course_id = {stuck[0]}", f"course_seats WHERE course_id = ANY(ARRAY{stuck})"
+    rows, who, what = {
+        "course": (one, waiting, stuck[:1]),
+        "student": (f"students WHERE id = {held_student}", [held_student], courses[:1]),
+        "both": (one, waiting, [courses[0], stuck[0], courses[1]]),
+        "several": (several, waiting, stuck),
+        "import": (one, waiting, [stuck[0], *courses[:5]]),
+    }[kind]
+    usual, held = [], []
+    await school.p99()  # nothing is prepared yet
+    async with connected(database_url) as holder, connected(database_url) as observer:
+        for _ in range(SLICES):
+            usual.append(await school.p99())
+            work = (
+                importing(clients[0], who, what)
+                if kind == "import"
+                else asyncio.gather(*(wanting(client, who, *what) for client in clients))
+            )
+            async with holder.transaction():
+                await holder.execute(f"SELECT FROM {rows} FOR UPDATE")
+                async with busy(work):
+                    await until_waiting(observer)
+                    held.append(await school.p99())
+    return statistics.median(usual), statistics.median(held)
+
+
+@pytest.mark.parametrize(
+    ("kind", "servers"),
+    [("course", 1), ("course", 2), ("student", 1), ("both", 1), ("both", 2), ("several", 1), ("import", 1)],
+)
+async def test_a_held_row_delays_nobody_else(processes: Processes, database_url: str, kind: str, servers: int) -> None:
+    usual, held = await compared(processes, database_url, kind, servers, SERVE)
+    assert held <= max(2 * usual, FLOOR)
+    assert await wrong_in(database_url) == []
+
+
+async def test_one_lane_would_delay_everybody(processes: Processes, database_url: str) -> None:
+    """The negative control."""
+    usual, held = await compared(processes, database_url, "course", 1, ONE_LANE)
+    assert held > max(2 * usual, FLOOR)
+
+
+async def ended(client: Client, student_id: int, course_id: int, deadline: float | None = None) -> tuple[str, float]:
+    """How a call ends, and when."""
+    request = pb.EnrollStudentRequest(student_id=student_id, course_ids=[course_id])
+    try:
+        await client.stub.EnrollStudent(request, timeout=deadline)
+    except grpc.aio.AioRpcError as error:
+        reason = refusal_of(error).reason if error.trailing_metadata() else error.code().name
+        return reason, time.monotonic()
+    return "OK", time.monotonic()
+
+
+async def test_calls_for_a_held_course_end_together(processes: Processes, database_url: str) -> None:
+    """By the lock timeout, however many they are, or by their own deadline where that comes first."""
+    _, client = await processes.start(LOCK_TIMEOUT_MS=str(LOCK_TIMEOUT_MS))
+    students, (stuck,) = await client.students(40), await client.courses(1)
+    async with connected(database_url) as holder, holder.transaction():
+        await holder.execute("SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE", stuck)
+        began = time.monotonic()
+        waiting = [ended(client, student_id, stuck) for student_id in students[:30]]
+        hurried = [ended(client, student_id, stuck, 0.5) for student_id in students[30:]]
+        outcomes = await asyncio.gather(*waiting, *hurried)
+    assert {reason for reason, _ in outcomes[:30]} == {"DATABASE_UNAVAILABLE"}
+    times = [moment - began for _, moment in outcomes[:30]]
+    assert max(times) - min(times) < 0.5
+    assert LOCK_TIMEOUT_MS / 1000 <= max(times) < LOCK_TIMEOUT_MS / 1000 + 1
+    assert {reason for reason, _ in outcomes[30:]} == {"DEADLINE_EXCEEDED"}
+    assert max(moment - began for _, moment in outcomes[30:]) < 1
+    assert await client.roster(stuck) == []
+
+
+async def test_who_waited_for_a_course_gets_in_by_order_of_arrival(processes: Processes, database_url: str) -> None:
+    _, client = await processes.start()
+    students, (stuck,) = await client.students(20), await client.courses(1, capacity=5, waitlist_capacity=100)
+    async with connected(database_url) as holder, connected(database_url) as observer:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE", stuck)
+            calls = []
+            for student_id in students:
+                calls.append(asyncio.create_task(client.enroll(student_id, stuck, on_full=pb.ON_FULL_WAITLIST)))
+                # A call of another kind on the same connection: what was sent before it has arrived.
+                await client.health()
+            await until_waiting(observer)
+        await asyncio.gather(*calls)
+    assert await client.roster(stuck) == students
+
+
+async def test_a_frozen_server_holds_others_up_for_two_seconds_at_most(
+    processes: Processes, database_url: str, connection: Connection
+) -> None:
+    """It stands still in the middle of a batch: its seat rows are locked, and PostgreSQL lets go of them for it."""
+    (frozen, first), (peer, second) = await processes.start_several(2)
+    students, (course,) = await first.students(40), await first.courses(1)
+    in_transaction = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    locked = "SELECT count(*) FROM (SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE SKIP LOCKED) AS free"
+    calls: list[asyncio.Task[Any]] = []
+    try:
+        async with asyncio.timeout(30):
+            for _ in range(1_000):
+                student_id = students[len(calls) % 20]
+                calls.append(asyncio.create_task(ended(first, student_id, course, 10)))
+                await asyncio.sleep(0.0005)
+                frozen.signal(signal.SIGSTOP)
+                if await connection.fetchval(in_transaction) and not await connection.fetchval(locked, course):
+                    break
+                frozen.signal(signal.SIGCONT)
+            else:
+                pytest.skip("could not freeze the server in the middle of a batch")
+        began = time.monotonic()
+        outcome, moment = await ended(second, students[-1], course, 10)
+        print(moment - began, [line for line in peer.log if line["event"] != "call" or line["code"] != "OK"])
+        assert outcome == "OK"
+        assert moment - began < 2.0 + 0.5
+    finally:
+        frozen.signal(signal.SIGCONT)
+    await asyncio.gather(*calls)
+    assert await wrong_in(database_url) == []
+
+
+async def test_a_single_call_waits_for_one_chunk_of_an_import_at_most(processes: Processes, database_url: str) -> None:
+    """The import touches every course; chunks of the size that the command sends follow each other without a pause."""
+    _, client = await processes.start()
+    students, courses = await client.students(1_000), await client.courses(20)
+    chunks = [
+        pb.ImportEnrollmentsRequest(
+            chunk_id=number, student_ids=students[number * 50 : number * 50 + 50] * 20, course_ids=sorted(courses * 50)
+        )
+        for number in range(19)
+    ]
+    durations: list[float] = []
+    finished = asyncio.Event()
+
+    async def import_all() -> None:
+        last = time.monotonic()
+        stream: Any = client.stub.ImportEnrollments(chunks, timeout=60)
+        async for _ in stream:
+            durations.append(time.monotonic() - last)
+            last = time.monotonic()
+        finished.set()
+
+    task = asyncio.create_task(import_all())
+    await until(lambda: len(durations) > 0)
+    latencies = []
+    for student_id in students[950:]:
+        if finished.is_set():
+            break
+        began = time.monotonic()
+        await client.enroll(student_id, random.choice(courses))
+        latencies.append(time.monotonic() - began)
+    await task
+    assert len(latencies) >= 5
+    assert statistics.median(latencies) <= 2 * max(durations)
+    assert await wrong_in(database_url) == []
