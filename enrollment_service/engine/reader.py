@@ -31,6 +31,7 @@ from enrollment_service.engine.batcher import Batcher
 from enrollment_service.settings import Settings
 from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
+from enrollment_service.store.faults import Fault, fault_of
 from enrollment_service.store.transactions import DriverConnection, told
 
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
@@ -109,7 +110,10 @@ class Reader:
         try:
             return await self._held.read(lambda connection: self._answer(connection, queries))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            return [told(error)] * len(queries)
+            if fault_of(error) is not Fault.OTHER or len(queries) == 1:
+                return [told(error)] * len(queries)
+        # Nobody knows which query is to blame; by itself only the guilty one fails.
+        return [answer for query in queries for answer in await self._run([query])]
 
     async def _answer(self, connection: DriverConnection, queries: Sequence[Batched]) -> list[Any]:
         # By type first: as tuples, queries of two types may well be equal.
