@@ -87,7 +87,8 @@ class State:
     # Whether the row of a touched pair was in the database before the batch.
     existed: dict[Pair, bool] = field(default_factory=dict)
     touched_courses: set[int] = field(default_factory=set)
-    changed_courses: set[int] = field(default_factory=set)
+    # The names of the fields that are new, by the id of the course.
+    changed_courses: dict[int, set[str]] = field(default_factory=dict)
     changed_students: set[int] = field(default_factory=set)
     deleted_courses: set[int] = field(default_factory=set)
     deleted_students: set[int] = field(default_factory=set)
@@ -158,19 +159,20 @@ class State:
 
     def change_course(self, seats: Seats, course: Course) -> None:
         """Replaces what clients write of a course."""
+        new = {name for name, old, wanted in zip(Course._fields, seats.course, course, strict=True) if wanted != old}
         seats.course = course
         seats.capacity = course.capacity
         seats.waitlist_capacity = course.waitlist_capacity
         seats.enroll_open_time = course.enroll_open_time
         seats.enroll_close_time = course.enroll_close_time
-        self.changed_courses.add(course.course_id)
+        self.changed_courses.setdefault(course.course_id, set()).update(new)
         self.touched_courses.add(course.course_id)
 
     def delete_course(self, course_id: int) -> None:
         """Removes a course that nobody is in any more."""
         del self.seats[course_id]
         self.touched_courses.discard(course_id)
-        self.changed_courses.discard(course_id)
+        self.changed_courses.pop(course_id, None)
         self.deleted_courses.add(course_id)
 
     def change_student(self, student: Student) -> None:

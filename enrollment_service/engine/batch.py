@@ -62,8 +62,8 @@ async def _decide(commands: Sequence[Command[Any]], connection: DriverConnection
 async def _apply(state: State, connection: DriverConnection) -> None:
     await seats.apply(connection, state)
     if state.changed_courses:
-        changed = [state.seats[course_id].course for course_id in sorted(state.changed_courses)]
-        await courses.update_courses(connection, changed)
+        changed = sorted(state.changed_courses.items())
+        await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])
     if state.deleted_courses:
         await courses.delete_courses(connection, sorted(state.deleted_courses))
     if state.changed_students:

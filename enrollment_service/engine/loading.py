@@ -32,7 +32,7 @@ async def lock_and_load(connection: DriverConnection, commands: Sequence[Command
     loaded = await seats.lock_and_load(connection, footprint.courses, footprint.pairs, database.clock)
     locked_students = await _lock_students(connection, footprint)
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
-    state.seats = await _with_details(connection, loaded.seats, database)
+    state.seats = await _with_details(connection, loaded.seats, database, footprint)
     _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
@@ -45,10 +45,14 @@ async def _lock_students(connection: DriverConnection, footprint: Footprint) -> 
 
 
 async def _with_details(
-    connection: DriverConnection, locked: Sequence[LockedSeats], database: Database
+    connection: DriverConnection, locked: Sequence[LockedSeats], database: Database, footprint: Footprint
 ) -> dict[int, Seats]:
-    """The locked rows with the details of their courses."""
-    details = await courses.read_details(connection, ((row.course_id, row.version) for row in locked), database.courses)
+    """The locked rows with the details of their courses.
+
+    What is about to be changed is read under its lock: a change never rests on what is only remembered.
+    """
+    versions = ((row.course_id, row.version) for row in locked)
+    details = await courses.read_details(connection, versions, database.courses, afresh=footprint.capacities)
     return {
         row.course_id: Seats(
             row.course_id,

@@ -39,7 +39,7 @@ class Database:
 
     def hold(self) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use."""
-        return HeldConnection(self.engine)
+        return HeldConnection(self.engine, self.courses.clear)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot.

@@ -58,8 +58,17 @@ def told(error: Exception) -> Exception:
 class HeldConnection:
     """One pooled connection, held by one batcher for as long as it is healthy."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, replaced: Callable[[], None]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            engine: where to open it.
+            replaced: called when another connection takes the place of one that was lost. It may lead to another
+                server, after a failover to one where the newest changes never happened.
+        """
         self._engine = engine
+        self._replaced = replaced
+        self._lost = False
         self._pooled: AsyncConnection | None = None
         self._driver: DriverConnection | None = None
 
@@ -95,6 +104,9 @@ class HeldConnection:
         driver: DriverConnection | None = raw.driver_connection
         assert driver is not None
         self._driver = driver
+        if self._lost:
+            self._lost = False
+            self._replaced()
         return driver
 
     @asynccontextmanager
@@ -122,6 +134,7 @@ class HeldConnection:
         """Throws the connection away; the next use opens another."""
         pooled, self._pooled, self._driver = self._pooled, None, None
         if pooled is not None:
+            self._lost = True
             # Nothing here may hide the error that made us throw it away.
             with suppress(Exception):
                 await pooled.invalidate()
