@@ -31,8 +31,8 @@ from enrollment_service.engine.batcher import Batcher
 from enrollment_service.settings import Settings
 from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
-from enrollment_service.store.faults import Fault, fault_of
-from enrollment_service.store.transactions import DriverConnection, told
+from enrollment_service.store.faults import Fault, StaleError, fault_of
+from enrollment_service.store.transactions import DriverConnection, snapshot, told
 
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
 
@@ -132,15 +132,25 @@ class Reader:
         return [found.get(query.course_id) or Refusal([course_not_found(query.course_id)]) for query in queries]
 
     async def _enrollments(self, connection: DriverConnection, queries: Sequence[EnrollmentQuery]) -> list[Any]:
-        live = await enrollments.read_enrollments(connection, queries)
-        found_students = await students.read_students(connection, {query.student_id for query in queries})
-        found_courses = await courses.read_courses(connection, {query.course_id for query in queries})
-        return [
-            _view(query, live.get(query), found_students.get(query.student_id), found_courses.get(query.course_id))
-            for query in queries
-        ]
+        found = await enrollments.read_pairs(connection, queries)
+        return [_view(query, *found[query]) for query in queries]
 
     async def _student_courses(self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
+        try:
+            return await self._student_courses_once(connection, queries)
+        except StaleError:
+            # Between the two statements a course was changed or deleted. Rare, so only then is a snapshot paid for.
+            async with snapshot(connection):
+                return await self._student_courses_once(connection, queries)
+
+    async def _student_courses_once(
+        self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]
+    ) -> list[Any]:
+        """One statement where all details are remembered, otherwise two.
+
+        Raises:
+            StaleError: the second statement has seen another moment than the first.
+        """
         found = await enrollments.read_student_courses(connection, queries)
         seen = {(place.course_id, place.version) for _, held in found.values() for place in held}
         details = await courses.read_details(connection, seen, self._database.courses)
@@ -150,9 +160,7 @@ class Reader:
                 answers.append(Refusal([student_not_found(query.student_id)]))
                 continue
             student, held = found[query]
-            # A course without details was deleted since the first statement, and its enrollments with it.
-            kept = [(place, details[place.course_id]) for place in held if place.course_id in details]
-            answers.append(StudentCourses(student, kept))
+            answers.append(StudentCourses(student, [(place, details[place.course_id]) for place in held]))
         return answers
 
     _answers: ClassVar[dict[type[Any], Callable[..., Any]]] = {

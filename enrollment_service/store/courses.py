@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeEngine
 from enrollment_service.domain.queries import CoursesQuery
 from enrollment_service.domain.records import CountedCourse, Course, NewCourse
 from enrollment_service.store.course_cache import CourseCache
+from enrollment_service.store.faults import StaleError
 from enrollment_service.store.models import CourseRow, SeatsRow
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.statements import Prepared, array, bigint, integer, next_id, rows_of, text, timestamp
@@ -36,16 +37,16 @@ _detail_columns = [
     CourseRow.update_time,
     SeatsRow.version,
 ]
-_counted_columns = [*_detail_columns, SeatsRow.enrolled_count, SeatsRow.waitlisted_count]
+counted_columns = [*_detail_columns, SeatsRow.enrolled_count, SeatsRow.waitlisted_count]
 
 
 _read = Prepared(
-    select(*_counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == any_(array("course_ids")))
+    select(*counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == any_(array("course_ids")))
 )
 
 
-def _counted(row: Sequence[object] | Record) -> CountedCourse:
-    """A row of `_counted_columns` as a record."""
+def counted(row: Sequence[object] | Record) -> CountedCourse:
+    """A row of `counted_columns` as a record."""
     *details, enrolled, waitlisted = row
     return CountedCourse(Course(*details), enrolled, waitlisted)  # type: ignore[arg-type]
 
@@ -53,7 +54,7 @@ def _counted(row: Sequence[object] | Record) -> CountedCourse:
 async def read_courses(connection: DriverConnection, course_ids: Iterable[int]) -> dict[int, CountedCourse]:
     """The courses that exist, by id."""
     ids = list(course_ids)
-    found = [_counted(row) for row in await _read.fetch(connection, course_ids=ids)] if ids else []
+    found = [counted(row) for row in await _read.fetch(connection, course_ids=ids)] if ids else []
     return {counted.course.course_id: counted for counted in found}
 
 
@@ -68,21 +69,26 @@ async def read_details(
 
     Args:
         connection: where to read what is not remembered.
-        versions: ids and versions as another statement has just seen them; what is read may be newer, or gone.
+        versions: ids and versions as another statement has just seen them.
         cache: what is remembered, and from now on what was read too.
         afresh: the ids of courses that are read even if they are remembered.
+
+    Raises:
+        StaleError: a course has another version by now, or is gone. In one snapshot, or under locks, it cannot be.
     """
     details: dict[int, Course] = {}
-    unknown = []
+    unknown: dict[int, int] = {}
     for course_id, version in versions:
         course = None if course_id in afresh else cache.get(course_id, version)
         if course is None:
-            unknown.append(course_id)
+            unknown[course_id] = version
         else:
             details[course_id] = course
-    for course_id, read in (await read_courses(connection, unknown)).items():
-        details[course_id] = read.course
-        cache.put(read.course)
+    for course, _, _ in (await read_courses(connection, unknown)).values():
+        details[course.course_id] = course
+        cache.put(course)
+    if any(course_id not in details or details[course_id].version != seen for course_id, seen in unknown.items()):
+        raise StaleError
     return details
 
 
@@ -212,9 +218,9 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:
     """One course, in the caller's snapshot."""
-    statement = select(*_counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == course_id)
+    statement = select(*counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == course_id)
     row = (await connection.execute(statement)).one_or_none()
-    return None if row is None else _counted(row)
+    return None if row is None else counted(row)
 
 
 async def list_courses(
@@ -222,7 +228,7 @@ async def list_courses(
 ) -> list[CountedCourse]:
     """Courses by ascending id; the prefix is taken literally, whatever its case."""
     statement = (
-        select(*_counted_columns)
+        select(*counted_columns)
         .join_from(CourseRow, SeatsRow)
         .where(CourseRow.id > query.after)
         .order_by(CourseRow.id)
@@ -234,4 +240,4 @@ async def list_courses(
     if query.prefix:
         await plan_for_prefixes(connection)
         statement = statement.where(begins_with(query.prefix, CourseRow.code, CourseRow.title))
-    return [_counted(row) for row in await connection.execute(statement)]
+    return [counted(row) for row in await connection.execute(statement)]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import TypeAlias, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -50,6 +50,11 @@ async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
         await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))
 
 
+def snapshot(connection: DriverConnection) -> AbstractAsyncContextManager[Any]:
+    """A block in which all statements read the database as of one moment."""
+    return connection.transaction(isolation="repeatable_read", readonly=True)
+
+
 def told(error: Exception) -> Exception:
     """What a caller is told of work that failed: a fault of ours is left as it is, to be hidden at the door."""
     return error if fault_of(error) is Fault.OTHER else DatabaseUnavailable()
@@ -82,7 +87,7 @@ class HeldConnection:
         return await retried(attempt)
 
     async def read(self, work: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
-        """What `work` reads, outside of any transaction."""
+        """What `work` reads, outside of any transaction of ours; `work` may begin a snapshot."""
 
         async def attempt() -> Result:
             try:
