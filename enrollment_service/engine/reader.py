@@ -5,8 +5,8 @@ A read joins only a batch that has not been sent yet, so everyone reads their ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from enrollment_service.domain.errors import (
     Refusal,
@@ -28,17 +28,22 @@ from enrollment_service.domain.queries import (
 )
 from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
 from enrollment_service.engine.batcher import Batcher
+from enrollment_service.engine.turns import Turns
 from enrollment_service.settings import Settings
 from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
-from enrollment_service.store.transactions import DriverConnection, snapshot, told
+from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
 
+Listed = TypeVar("Listed")
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
 
 
 class Reader:
-    """Answers queries; the batched ones share one connection, the lists take one from the pool."""
+    """Answers queries; the batched ones share one connection, the lists take turns on those of the pool.
+
+    Every list may raise Overloaded: too many lists wait already.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -46,6 +51,7 @@ class Reader:
         self._batcher: Batcher[Batched, Any] = Batcher(
             self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
         )
+        self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
     async def student(self, query: StudentQuery) -> Student:
         """A student.
@@ -89,22 +95,24 @@ class Reader:
         Raises:
             Refusal: COURSE_NOT_FOUND.
         """
-        return await self._database.read(lambda connection: enrollments.read_course_students(connection, query))
+        return await self._list(lambda connection: enrollments.read_course_students(connection, query))
 
     async def students(self, query: StudentsQuery) -> list[Student]:
         """A page of students by ascending id."""
-        return await self._database.read(lambda connection: students.list_students(connection, query))
+        return await self._list(lambda connection: students.list_students(connection, query))
 
     async def courses(self, query: CoursesQuery) -> list[CountedCourse]:
         """A page of courses by ascending id."""
-        return await self._database.read(
-            lambda connection: courses.list_courses(connection, query, self._database.clock)
-        )
+        return await self._list(lambda connection: courses.list_courses(connection, query, self._database.clock))
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
         await self._held.close()
+
+    async def _list(self, read: Callable[[PooledConnection], Awaitable[Listed]]) -> Listed:
+        async with self._lists.take():
+            return await self._database.read(read)
 
     async def _run(self, queries: Sequence[Batched]) -> Sequence[Any]:
         try:

@@ -21,6 +21,7 @@ from enrollment_service.domain.errors import DatabaseUnavailable
 from enrollment_service.store.faults import CommitUnknownError, Fault, fault_of
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PooledConnection: TypeAlias = AsyncConnection
 Result = TypeVar("Result")
 
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
