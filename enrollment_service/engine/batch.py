@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,13 +10,16 @@ from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswe
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.rules import decide
-from enrollment_service.domain.state import State
+from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
 from enrollment_service.engine.loading import lock_and_load
 from enrollment_service.store import courses, requests, seats, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
 from enrollment_service.store.transactions import DriverConnection
+
+# Rows and enrollments that are decided on at once between two turns of the event loop, a few milliseconds' work.
+MAX_ON_THE_LOOP = 1_000
 
 Outcome: TypeAlias = Answer | Refusal
 Outcomes: TypeAlias = dict[Command[Any], Outcome]
@@ -53,14 +57,25 @@ async def _decide(commands: Sequence[Command[Any]], connection: DriverConnection
         await requests.confirm_replay(connection)
         return {}
     state = await lock_and_load(connection, commands, database)
-    outcomes = dict(zip(commands, decide(state, commands), strict=True))
-    await _apply(state, connection)
+    answers, changes = await _worked_out(state, commands)
+    outcomes = dict(zip(commands, answers, strict=True))
+    await _apply(state, changes, connection)
     await _record(outcomes, connection)
     return outcomes
 
 
-async def _apply(state: State, connection: DriverConnection) -> None:
-    await seats.apply(connection, state)
+async def _worked_out(state: State, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], NetChanges]:
+    """The answers, and what they change. Large decisions are made in a thread: others go on meanwhile."""
+
+    def work_out() -> tuple[list[Outcome], NetChanges]:
+        return decide(state, commands), state.net_changes()
+
+    size = len(state.enrollments) + sum(command.weight for command in commands)
+    return work_out() if size <= MAX_ON_THE_LOOP else await asyncio.to_thread(work_out)
+
+
+async def _apply(state: State, changes: NetChanges, connection: DriverConnection) -> None:
+    await seats.apply(connection, state, changes)
     if state.changed_courses:
         changed = sorted(state.changed_courses.items())
         await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])

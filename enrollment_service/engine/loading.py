@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from enrollment_service.domain.commands import Command
@@ -59,7 +58,6 @@ async def _with_details(
             details[row.course_id],
             # All fields between the id and the version are the same in both.
             *row[1:-1],
-            queue_whole=not row.waitlisted_count,
         )
         for row in locked
     }
@@ -75,17 +73,15 @@ async def _load_held(connection: DriverConnection, state: State, footprint: Foot
 
 async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint) -> None:
     """As much of each waitlist as can matter."""
-    roster = await seats.load_rosters(connection, footprint.rosters)
-    _know(state, roster)
-    queues = await seats.load_waiters(connection, footprint.waiters_needed(state.seats))
-    for course_id in footprint.rosters:
-        waiting = [place for place in roster if place.course_id == course_id and place.state == WAITLISTED]
-        queues[course_id] = deque(sorted(waiting, key=attrgetter("sequence")))
-    for course_id, queue in queues.items():
+    async for place in seats.load_rosters(connection, footprint.rosters & state.seats.keys()):
+        state.enrollments[_pair(place)] = place
+        if place.state == WAITLISTED:
+            state.seats[place.course_id].queue[place.student_id] = None
+    for course_id, queue in (await seats.load_waiters(connection, footprint.waiters_needed(state.seats))).items():
         _know(state, queue)
-        if row := state.seats.get(course_id):
-            row.queue = deque(waiter.student_id for waiter in queue)
-            row.queue_whole = len(queue) == row.waitlisted_count
+        state.seats[course_id].queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)
+    for row in state.seats.values():
+        row.queue_whole = len(row.queue) == row.waitlisted_count
 
 
 def _pair(enrollment: Enrollment) -> Pair:
