@@ -45,6 +45,10 @@ class Done(NamedTuple):
 Answer: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | Student | Done
 A = TypeVar("A", bound=Answer)
 
+# More than any batch of ordinary commands weighs. How many sit in a course is known only once it is locked; so its
+# forced deletion is taken for a large one.
+FORCED_DELETE_WEIGHT = 10_001
+
 # Whose request_id, and which.
 RequestKey: TypeAlias = tuple[str, UUID]
 
@@ -214,6 +218,10 @@ class DeleteCourse(Command[Done]):
     @property
     def locks(self) -> tuple[int, ...]:
         return (self.course_id,)
+
+    @property
+    def weight(self) -> int:
+        return FORCED_DELETE_WEIGHT if self.force else 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

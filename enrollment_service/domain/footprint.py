@@ -77,7 +77,7 @@ class Footprint:
             case Reconcile():
                 self.pairs.update((student_id, command.course_id) for student_id in command.student_ids)
                 self.rosters.add(command.course_id)
-            case DeleteCourse():
+            case DeleteCourse() if command.force:
                 self.rosters.add(command.course_id)
             case UpdateCourse():
                 self._add_update(command)

@@ -6,11 +6,12 @@ sure that each one keeps rows, counts, queue and event log in step.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from enrollment_service.domain.records import (
@@ -26,6 +27,8 @@ from enrollment_service.domain.records import (
 )
 
 Pair = tuple[int, int]
+# What to insert, update and delete in `student_courses`.
+NetChanges: TypeAlias = tuple[list[Enrollment], list[Enrollment], list[Pair]]
 PROMOTION = "waitlist_promotion"
 
 
@@ -41,8 +44,8 @@ class Cause(NamedTuple):
 class Seats:
     """The seat row of a course, locked by this batch; the counts are those after the commands decided so far.
 
-    `queue` holds the first waiters in order: all of them if `queue_whole`, else at least as many as seats can
-    become free in this batch plus waiters that can leave.
+    The keys of `queue` are the first waiters in order: all of them if `queue_whole`, else at least as many as seats
+    can become free in this batch plus waiters that can leave. Whoever leaves is found at once, however long it is.
     """
 
     course_id: int
@@ -55,7 +58,7 @@ class Seats:
     waitlisted_count: int
     last_sequence: int
     last_event_time: datetime | None
-    queue: deque[int] = field(default_factory=deque)
+    queue: OrderedDict[int, None] = field(default_factory=OrderedDict)
     queue_whole: bool = False
 
     @property
@@ -70,7 +73,7 @@ class Seats:
 
     def copy(self) -> Seats:
         """A row to try things on."""
-        return replace(self, queue=deque(self.queue))
+        return replace(self, queue=self.queue.copy())
 
 
 @dataclass(slots=True)
@@ -87,10 +90,16 @@ class State:
     # Whether the row of a touched pair was in the database before the batch.
     existed: dict[Pair, bool] = field(default_factory=dict)
     touched_courses: set[int] = field(default_factory=set)
-    changed_courses: set[int] = field(default_factory=set)
+    # The names of the fields that are new, by the id of the course.
+    changed_courses: dict[int, set[str]] = field(default_factory=dict)
     changed_students: set[int] = field(default_factory=set)
     deleted_courses: set[int] = field(default_factory=set)
     deleted_students: set[int] = field(default_factory=set)
+
+    # The pairs of each student and of each course, once somebody has asked for them; most batches never do. Pairs of
+    # enrollments that have ended since may still be among them.
+    _pairs_of_student: dict[int, set[Pair]] | None = None
+    _pairs_of_course: dict[int, set[Pair]] | None = None
 
     def copy(self) -> State:
         """A state to try a dry run on; what it changes is thrown away with it."""
@@ -104,12 +113,14 @@ class State:
 
     def enrollments_of(self, *, student_id: int | None = None, course_id: int | None = None) -> list[Enrollment]:
         """The live enrollments of a student, or in a course, waiters first, then by ids."""
-        found = [
-            enrollment
-            for (student, course), enrollment in self.enrollments.items()
-            if student == student_id or course == course_id
-        ]
-        return sorted(found, key=_leaving_order)
+        if self._pairs_of_student is None or self._pairs_of_course is None:
+            self._pairs_of_student, self._pairs_of_course = _grouped(self.enrollments)
+        pairs: set[Pair] = set()
+        if student_id is not None:
+            pairs |= self._pairs_of_student.get(student_id, set())
+        if course_id is not None:
+            pairs |= self._pairs_of_course.get(course_id, set())
+        return _in_leaving_order([self.enrollments[pair] for pair in pairs if pair in self.enrollments])
 
     def seat(self, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
         """Gives a newcomer a seat."""
@@ -120,15 +131,14 @@ class State:
         """Puts a newcomer at the tail of the waitlist."""
         seats.waitlisted_count += 1
         if seats.queue_whole:
-            seats.queue.append(student_id)
+            seats.queue[student_id] = None
         return self._enter(student_id, seats, WAITLISTED, cause)
 
     def drop(self, enrollment: Enrollment, seats: Seats, cause: Cause) -> Enrollment:
         """Ends an enrollment; a seat that becomes free stays free until `promote`."""
         if enrollment.state == WAITLISTED:
             seats.waitlisted_count -= 1
-            if enrollment.student_id in seats.queue:
-                seats.queue.remove(enrollment.student_id)
+            seats.queue.pop(enrollment.student_id, None)
         else:
             seats.enrolled_count -= 1
         self._touch(enrollment, seats)
@@ -144,7 +154,7 @@ class State:
         closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
         cause = cause._replace(reason=PROMOTION)
         while seats.waitlisted_count and seats.has_room and not closed:
-            student_id = seats.queue.popleft()
+            student_id, _ = seats.queue.popitem(last=False)
             waiting = self.enrollments[student_id, seats.course_id]
             self._touch(waiting, seats)
             seats.waitlisted_count -= 1
@@ -158,19 +168,20 @@ class State:
 
     def change_course(self, seats: Seats, course: Course) -> None:
         """Replaces what clients write of a course."""
+        new = {name for name, old, wanted in zip(Course._fields, seats.course, course, strict=True) if wanted != old}
         seats.course = course
         seats.capacity = course.capacity
         seats.waitlist_capacity = course.waitlist_capacity
         seats.enroll_open_time = course.enroll_open_time
         seats.enroll_close_time = course.enroll_close_time
-        self.changed_courses.add(course.course_id)
+        self.changed_courses.setdefault(course.course_id, set()).update(new)
         self.touched_courses.add(course.course_id)
 
     def delete_course(self, course_id: int) -> None:
         """Removes a course that nobody is in any more."""
         del self.seats[course_id]
         self.touched_courses.discard(course_id)
-        self.changed_courses.discard(course_id)
+        self.changed_courses.pop(course_id, None)
         self.deleted_courses.add(course_id)
 
     def change_student(self, student: Student) -> None:
@@ -185,7 +196,7 @@ class State:
         self.missing_students.add(student_id)
         self.deleted_students.add(student_id)
 
-    def net_changes(self) -> tuple[list[Enrollment], list[Enrollment], list[Pair]]:
+    def net_changes(self) -> NetChanges:
         """What to insert, update and delete in `student_courses`: one change per pair, sorted by pair.
 
         The order is that in which foreign keys lock the students, the same in every batch.
@@ -216,6 +227,9 @@ class State:
         since = event.event_time
         enrollment = Enrollment(student_id, course_id, state, position, since, since, event.sequence)
         self.enrollments[pair] = enrollment
+        if self._pairs_of_student is not None and self._pairs_of_course is not None:
+            self._pairs_of_student.setdefault(student_id, set()).add(pair)
+            self._pairs_of_course.setdefault(course_id, set()).add(pair)
         return enrollment
 
     def _touch(self, enrollment: Enrollment, seats: Seats) -> None:
@@ -241,6 +255,22 @@ class State:
         return event
 
 
-def _leaving_order(enrollment: Enrollment) -> tuple[bool, int, int]:
-    """Waiters first, so that nobody is promoted who is about to leave too."""
-    return enrollment.state != WAITLISTED, enrollment.course_id, enrollment.student_id
+def _grouped(pairs: Iterable[Pair]) -> tuple[dict[int, set[Pair]], dict[int, set[Pair]]]:
+    """Pairs by their student, and by their course."""
+    of_student: dict[int, set[Pair]] = {}
+    of_course: dict[int, set[Pair]] = {}
+    for pair in pairs:
+        of_student.setdefault(pair[0], set()).add(pair)
+        of_course.setdefault(pair[1], set()).add(pair)
+    return of_student, of_course
+
+
+def _in_leaving_order(enrollments: list[Enrollment]) -> list[Enrollment]:
+    """Waiters first, so that nobody is promoted who is about to leave too; then by ids.
+
+    One key after the other: thousands of tuples would be compared for so long that nothing else could go on.
+    """
+    enrollments.sort(key=attrgetter("student_id"))
+    enrollments.sort(key=attrgetter("course_id"))
+    enrollments.sort(key=attrgetter("state"), reverse=True)
+    return enrollments

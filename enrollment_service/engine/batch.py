@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,13 +11,16 @@ from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.footprint import Footprint, Row
 from enrollment_service.domain.rules import decide
-from enrollment_service.domain.state import State
+from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
 from enrollment_service.engine.loading import lock_and_load
 from enrollment_service.store import courses, requests, seats, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
 from enrollment_service.store.transactions import DriverConnection
+
+# Rows and enrollments that are decided on at once between two turns of the event loop, a few milliseconds' work.
+MAX_ON_THE_LOOP = 1_000
 
 
 class Busy(NamedTuple):
@@ -82,17 +86,28 @@ async def _claim(commands: Iterable[Command[Any]], connection: DriverConnection)
 async def _decide(state: State, commands: Sequence[Command[Any]], connection: DriverConnection) -> Outcomes:
     if not commands:
         return {}
-    outcomes: Outcomes = dict(zip(commands, decide(state, commands), strict=True))
-    await _apply(state, connection)
+    answers, changes = await _worked_out(state, commands)
+    outcomes: Outcomes = dict(zip(commands, answers, strict=True))
+    await _apply(state, changes, connection)
     await _record(outcomes, connection)
     return outcomes
 
 
-async def _apply(state: State, connection: DriverConnection) -> None:
-    await seats.apply(connection, state)
+async def _worked_out(state: State, commands: Sequence[Command[Any]]) -> tuple[list[Answer | Refusal], NetChanges]:
+    """The answers, and what they change. Large decisions are made in a thread: others go on meanwhile."""
+
+    def work_out() -> tuple[list[Answer | Refusal], NetChanges]:
+        return decide(state, commands), state.net_changes()
+
+    size = len(state.enrollments) + sum(command.weight for command in commands)
+    return work_out() if size <= MAX_ON_THE_LOOP else await asyncio.to_thread(work_out)
+
+
+async def _apply(state: State, changes: NetChanges, connection: DriverConnection) -> None:
+    await seats.apply(connection, state, changes)
     if state.changed_courses:
-        changed = [state.seats[course_id].course for course_id in sorted(state.changed_courses)]
-        await courses.update_courses(connection, changed)
+        changed = sorted(state.changed_courses.items())
+        await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])
     if state.deleted_courses:
         await courses.delete_courses(connection, sorted(state.deleted_courses))
     if state.changed_students:

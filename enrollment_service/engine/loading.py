@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from enrollment_service.domain.commands import Command
@@ -44,7 +43,7 @@ async def lock_and_load(
     busy = {Row(SEATS, course_id) for course_id in loaded.busy}
     busy.update(Row(STUDENTS, student_id) for student_id in busy_students)
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
-    state.seats = await _with_details(connection, loaded.seats, database)
+    state.seats = await _with_details(connection, loaded.seats, database, footprint)
     _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
@@ -52,17 +51,20 @@ async def lock_and_load(
 
 
 async def _with_details(
-    connection: DriverConnection, locked: Sequence[LockedSeats], database: Database
+    connection: DriverConnection, locked: Sequence[LockedSeats], database: Database, footprint: Footprint
 ) -> dict[int, Seats]:
-    """The locked rows with the details of their courses."""
-    details = await courses.read_details(connection, ((row.course_id, row.version) for row in locked), database.courses)
+    """The locked rows with the details of their courses.
+
+    What is about to be changed is read under its lock: a change never rests on what is only remembered.
+    """
+    versions = ((row.course_id, row.version) for row in locked)
+    details = await courses.read_details(connection, versions, database.courses, afresh=footprint.capacities)
     return {
         row.course_id: Seats(
             row.course_id,
             details[row.course_id],
             # All fields between the id and the version are the same in both.
             *row[1:-1],
-            queue_whole=not row.waitlisted_count,
         )
         for row in locked
     }
@@ -78,17 +80,15 @@ async def _load_held(connection: DriverConnection, state: State, footprint: Foot
 
 async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint) -> None:
     """As much of each waitlist as can matter."""
-    roster = await seats.load_rosters(connection, footprint.rosters)
-    _know(state, roster)
-    queues = await seats.load_waiters(connection, footprint.waiters_needed(state.seats))
-    for course_id in footprint.rosters:
-        waiting = [place for place in roster if place.course_id == course_id and place.state == WAITLISTED]
-        queues[course_id] = deque(sorted(waiting, key=attrgetter("sequence")))
-    for course_id, queue in queues.items():
+    async for place in seats.load_rosters(connection, footprint.rosters & state.seats.keys()):
+        state.enrollments[_pair(place)] = place
+        if place.state == WAITLISTED:
+            state.seats[place.course_id].queue[place.student_id] = None
+    for course_id, queue in (await seats.load_waiters(connection, footprint.waiters_needed(state.seats))).items():
         _know(state, queue)
-        if row := state.seats.get(course_id):
-            row.queue = deque(waiter.student_id for waiter in queue)
-            row.queue_whole = len(queue) == row.waitlisted_count
+        state.seats[course_id].queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)
+    for row in state.seats.values():
+        row.queue_whole = len(row.queue) == row.waitlisted_count
 
 
 def _pair(enrollment: Enrollment) -> Pair:

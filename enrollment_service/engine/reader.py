@@ -5,8 +5,8 @@ A read joins only a batch that has not been sent yet, so everyone reads their ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from enrollment_service.domain.errors import (
     Refusal,
@@ -28,16 +28,22 @@ from enrollment_service.domain.queries import (
 )
 from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
 from enrollment_service.engine.batcher import Batcher
+from enrollment_service.engine.turns import Turns
 from enrollment_service.settings import Settings
 from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
-from enrollment_service.store.transactions import DriverConnection, told
+from enrollment_service.store.faults import Fault, StaleError, fault_of
+from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
 
+Listed = TypeVar("Listed")
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
 
 
 class Reader:
-    """Answers queries; the batched ones share one connection, the lists take one from the pool."""
+    """Answers queries; the batched ones share one connection, the lists take turns on those of the pool.
+
+    Every list may raise Overloaded: too many lists wait already.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -45,6 +51,7 @@ class Reader:
         self._batcher: Batcher[Batched, Any] = Batcher(
             self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
         )
+        self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
     async def student(self, query: StudentQuery) -> Student:
         """A student.
@@ -88,28 +95,33 @@ class Reader:
         Raises:
             Refusal: COURSE_NOT_FOUND.
         """
-        return await self._database.read(lambda connection: enrollments.read_course_students(connection, query))
+        return await self._list(lambda connection: enrollments.read_course_students(connection, query))
 
     async def students(self, query: StudentsQuery) -> list[Student]:
         """A page of students by ascending id."""
-        return await self._database.read(lambda connection: students.list_students(connection, query))
+        return await self._list(lambda connection: students.list_students(connection, query))
 
     async def courses(self, query: CoursesQuery) -> list[CountedCourse]:
         """A page of courses by ascending id."""
-        return await self._database.read(
-            lambda connection: courses.list_courses(connection, query, self._database.clock)
-        )
+        return await self._list(lambda connection: courses.list_courses(connection, query, self._database.clock))
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
         await self._held.close()
 
+    async def _list(self, read: Callable[[PooledConnection], Awaitable[Listed]]) -> Listed:
+        async with self._lists.take():
+            return await self._database.read(read)
+
     async def _run(self, queries: Sequence[Batched]) -> Sequence[Any]:
         try:
             return await self._held.read(lambda connection: self._answer(connection, queries))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            return [told(error)] * len(queries)
+            if fault_of(error) is not Fault.OTHER or len(queries) == 1:
+                return [told(error)] * len(queries)
+        # Nobody knows which query is to blame; by itself only the guilty one fails.
+        return [answer for query in queries for answer in await self._run([query])]
 
     async def _answer(self, connection: DriverConnection, queries: Sequence[Batched]) -> list[Any]:
         # By type first: as tuples, queries of two types may well be equal.
@@ -128,15 +140,25 @@ class Reader:
         return [found.get(query.course_id) or Refusal([course_not_found(query.course_id)]) for query in queries]
 
     async def _enrollments(self, connection: DriverConnection, queries: Sequence[EnrollmentQuery]) -> list[Any]:
-        live = await enrollments.read_enrollments(connection, queries)
-        found_students = await students.read_students(connection, {query.student_id for query in queries})
-        found_courses = await courses.read_courses(connection, {query.course_id for query in queries})
-        return [
-            _view(query, live.get(query), found_students.get(query.student_id), found_courses.get(query.course_id))
-            for query in queries
-        ]
+        found = await enrollments.read_pairs(connection, queries)
+        return [_view(query, *found[query]) for query in queries]
 
     async def _student_courses(self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
+        try:
+            return await self._student_courses_once(connection, queries)
+        except StaleError:
+            # Between the two statements a course was changed or deleted. Rare, so only then is a snapshot paid for.
+            async with snapshot(connection):
+                return await self._student_courses_once(connection, queries)
+
+    async def _student_courses_once(
+        self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]
+    ) -> list[Any]:
+        """One statement where all details are remembered, otherwise two.
+
+        Raises:
+            StaleError: the second statement has seen another moment than the first.
+        """
         found = await enrollments.read_student_courses(connection, queries)
         seen = {(place.course_id, place.version) for _, held in found.values() for place in held}
         details = await courses.read_details(connection, seen, self._database.courses)
@@ -146,9 +168,7 @@ class Reader:
                 answers.append(Refusal([student_not_found(query.student_id)]))
                 continue
             student, held = found[query]
-            # A course without details was deleted since the first statement, and its enrollments with it.
-            kept = [(place, details[place.course_id]) for place in held if place.course_id in details]
-            answers.append(StudentCourses(student, kept))
+            answers.append(StudentCourses(student, [(place, details[place.course_id]) for place in held]))
         return answers
 
     _answers: ClassVar[dict[type[Any], Callable[..., Any]]] = {

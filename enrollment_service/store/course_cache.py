@@ -1,4 +1,8 @@
-"""What is remembered of courses: their details, which never change for one (course_id, version)."""
+"""What is remembered of courses: their details, which never change for one (course_id, version).
+
+Except that a failover may lose the newest versions, and their numbers are used again. So everything is forgotten when
+a connection had to be replaced: the new one may lead to another server.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +28,7 @@ class CourseCache:
         if len(self._courses) >= self._capacity and course.course_id not in self._courses:
             del self._courses[next(iter(self._courses))]
         self._courses[course.course_id] = course
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._courses.clear()

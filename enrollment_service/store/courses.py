@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
 from asyncpg import Record
 from sqlalchemy import any_, delete, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.types import TypeEngine
 
 from enrollment_service.domain.queries import CoursesQuery
 from enrollment_service.domain.records import CountedCourse, Course, NewCourse
 from enrollment_service.store.course_cache import CourseCache
+from enrollment_service.store.faults import StaleError
 from enrollment_service.store.models import CourseRow, SeatsRow
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.statements import Prepared, array, bigint, integer, next_id, rows_of, text, timestamp
@@ -32,16 +37,16 @@ _detail_columns = [
     CourseRow.update_time,
     SeatsRow.version,
 ]
-_counted_columns = [*_detail_columns, SeatsRow.enrolled_count, SeatsRow.waitlisted_count]
+counted_columns = [*_detail_columns, SeatsRow.enrolled_count, SeatsRow.waitlisted_count]
 
 
 _read = Prepared(
-    select(*_counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == any_(array("course_ids")))
+    select(*counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == any_(array("course_ids")))
 )
 
 
-def _counted(row: Sequence[object] | Record) -> CountedCourse:
-    """A row of `_counted_columns` as a record."""
+def counted(row: Sequence[object] | Record) -> CountedCourse:
+    """A row of `counted_columns` as a record."""
     *details, enrolled, waitlisted = row
     return CountedCourse(Course(*details), enrolled, waitlisted)  # type: ignore[arg-type]
 
@@ -49,31 +54,41 @@ def _counted(row: Sequence[object] | Record) -> CountedCourse:
 async def read_courses(connection: DriverConnection, course_ids: Iterable[int]) -> dict[int, CountedCourse]:
     """The courses that exist, by id."""
     ids = list(course_ids)
-    found = [_counted(row) for row in await _read.fetch(connection, course_ids=ids)] if ids else []
+    found = [counted(row) for row in await _read.fetch(connection, course_ids=ids)] if ids else []
     return {counted.course.course_id: counted for counted in found}
 
 
 async def read_details(
-    connection: DriverConnection, versions: Iterable[tuple[int, int]], cache: CourseCache
+    connection: DriverConnection,
+    versions: Iterable[tuple[int, int]],
+    cache: CourseCache,
+    *,
+    afresh: Collection[int] = (),
 ) -> dict[int, Course]:
     """The details of courses by id, remembered or read.
 
     Args:
         connection: where to read what is not remembered.
-        versions: ids and versions as another statement has just seen them; what is read may be newer, or gone.
+        versions: ids and versions as another statement has just seen them.
         cache: what is remembered, and from now on what was read too.
+        afresh: the ids of courses that are read even if they are remembered.
+
+    Raises:
+        StaleError: a course has another version by now, or is gone. In one snapshot, or under locks, it cannot be.
     """
     details: dict[int, Course] = {}
-    unknown = []
+    unknown: dict[int, int] = {}
     for course_id, version in versions:
-        course = cache.get(course_id, version)
+        course = None if course_id in afresh else cache.get(course_id, version)
         if course is None:
-            unknown.append(course_id)
+            unknown[course_id] = version
         else:
             details[course_id] = course
-    for course_id, read in (await read_courses(connection, unknown)).items():
-        details[course_id] = read.course
-        cache.put(read.course)
+    for course, _, _ in (await read_courses(connection, unknown)).values():
+        details[course.course_id] = course
+        cache.put(course)
+    if any(course_id not in details or details[course_id].version != seen for course_id, seen in unknown.items()):
+        raise StaleError
     return details
 
 
@@ -154,61 +169,45 @@ async def code_owners(connection: DriverConnection, codes: Sequence[str]) -> dic
     return {row["code"]: row["id"] for row in rows}
 
 
-def _update_text() -> Prepared:
-    rows = rows_of(ids=bigint, codes=text, titles=text, descriptions=text, update_times=timestamp)
-    return Prepared(
-        update(CourseRow)
-        .values(
-            code=rows.c.codes, title=rows.c.titles, description=rows.c.descriptions, update_time=rows.c.update_times
-        )
-        .where(CourseRow.id == rows.c.ids)
-    )
+# What clients write of a course, by the table it stands in, with what is written whenever any of it changes.
+_TEXTS: dict[str, TypeEngine[Any]] = {"code": text, "title": text, "description": text, "update_time": timestamp}
+_RULES: dict[str, TypeEngine[Any]] = {
+    "capacity": integer,
+    "waitlist_capacity": integer,
+    "enroll_open_time": timestamp,
+    "enroll_close_time": timestamp,
+    "version": bigint,
+}
 
 
-def _update_rules() -> Prepared:
-    rows = rows_of(
-        ids=bigint, capacities=integer, waitlist_capacities=integer, open_times=timestamp, close_times=timestamp,
-        versions=bigint,
-    )  # fmt: skip
-    return Prepared(
-        update(SeatsRow)
-        .values(
-            capacity=rows.c.capacities,
-            waitlist_capacity=rows.c.waitlist_capacities,
-            enroll_open_time=rows.c.open_times,
-            enroll_close_time=rows.c.close_times,
-            version=rows.c.versions,
-        )
-        .where(SeatsRow.course_id == rows.c.ids)
-    )
+@lru_cache
+def _update_columns(key: InstrumentedAttribute[int], columns: tuple[tuple[str, TypeEngine[Any]], ...]) -> Prepared:
+    rows = rows_of(ids=bigint, **{f"new_{name}": kind for name, kind in columns})
+    values = {name: rows.c[f"new_{name}"] for name, _ in columns}
+    return Prepared(update(key.class_).values(values).where(key == rows.c.ids))
 
 
-_update_courses_text = _update_text()
-_update_courses_rules = _update_rules()
 _delete_seats = Prepared(delete(SeatsRow).where(SeatsRow.course_id == any_(array("ids"))))
 _delete_courses = Prepared(delete(CourseRow).where(CourseRow.id == any_(array("ids"))))
 
 
-async def update_courses(connection: DriverConnection, courses: Sequence[Course]) -> None:
-    """Writes what clients changed of courses whose seat rows this transaction has locked."""
-    ids = [course.course_id for course in courses]
-    await _update_courses_text.fetch(
-        connection,
-        ids=ids,
-        codes=[course.code for course in courses],
-        titles=[course.title for course in courses],
-        descriptions=[course.description for course in courses],
-        update_times=[course.update_time for course in courses],
-    )
-    await _update_courses_rules.fetch(
-        connection,
-        ids=ids,
-        capacities=[course.capacity for course in courses],
-        waitlist_capacities=[course.waitlist_capacity for course in courses],
-        open_times=[course.enroll_open_time for course in courses],
-        close_times=[course.enroll_close_time for course in courses],
-        versions=[course.version for course in courses],
-    )
+async def update_courses(connection: DriverConnection, changed: Iterable[tuple[Course, Collection[str]]]) -> None:
+    """Writes what clients changed of courses whose seat rows this transaction has locked, and no other column.
+
+    Args:
+        connection: where the seat rows are locked.
+        changed: each course as it is now, with the names of the fields that are new.
+    """
+    alike: dict[frozenset[str], list[Course]] = {}
+    for course, names in changed:
+        alike.setdefault(frozenset(names), []).append(course)
+    for new, courses in alike.items():
+        for key, columns in ((CourseRow.id, _TEXTS), (SeatsRow.course_id, _RULES)):
+            written = tuple((name, kind) for name, kind in columns.items() if name in new)
+            if written:
+                values = {f"new_{name}": [getattr(course, name) for course in courses] for name, _ in written}
+                ids = [course.course_id for course in courses]
+                await _update_columns(key, written).fetch(connection, ids=ids, **values)
 
 
 async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]) -> None:
@@ -219,9 +218,9 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:
     """One course, in the caller's snapshot."""
-    statement = select(*_counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == course_id)
+    statement = select(*counted_columns).join_from(CourseRow, SeatsRow).where(CourseRow.id == course_id)
     row = (await connection.execute(statement)).one_or_none()
-    return None if row is None else _counted(row)
+    return None if row is None else counted(row)
 
 
 async def list_courses(
@@ -229,7 +228,7 @@ async def list_courses(
 ) -> list[CountedCourse]:
     """Courses by ascending id; the prefix is taken literally, whatever its case."""
     statement = (
-        select(*_counted_columns)
+        select(*counted_columns)
         .join_from(CourseRow, SeatsRow)
         .where(CourseRow.id > query.after)
         .order_by(CourseRow.id)
@@ -241,4 +240,4 @@ async def list_courses(
     if query.prefix:
         await plan_for_prefixes(connection)
         statement = statement.where(begins_with(query.prefix, CourseRow.code, CourseRow.title))
-    return [_counted(row) for row in await connection.execute(statement)]
+    return [counted(row) for row in await connection.execute(statement)]

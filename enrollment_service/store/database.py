@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
@@ -21,6 +22,10 @@ Clock: TypeAlias = ColumnElement[datetime]
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head.
 SCHEMA_REVISION = "0005"
+
+# Connections that are held, at the most: by the reader and the two creators one each, by the writer's lanes five, and
+# by the housekeeping while it is at work.
+MAX_HELD = 9
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
@@ -37,7 +42,16 @@ class Database:
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        self.engine = build_engine(settings)
+        # Connections that are held are not of the pool: however many lists are under way, nobody else waits for one.
+        self._held_engine = build_engine(settings, poolclass=NullPool)
+        self.max_lists = settings.pool_size - MAX_HELD
+        self.engine = build_engine(
+            settings,
+            pool_size=self.max_lists,
+            max_overflow=0,
+            pool_timeout=settings.connect_timeout,
+            pool_pre_ping=True,
+        )
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
 
@@ -47,10 +61,10 @@ class Database:
         Args:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
-        return HeldConnection(self.engine, lock_timeout_ms)
+        return HeldConnection(self._held_engine, self.courses.clear, lock_timeout_ms)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
-        """What `work` reads on a connection of the pool, all of it in one snapshot.
+        """What `work` reads on a connection of the pool, all of it in one snapshot; no more than `max_lists` at once.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
@@ -79,8 +93,13 @@ def driver_url(url: str) -> str:
     return f"postgresql+asyncpg://{url.partition('://')[2]}"
 
 
-def build_engine(settings: Settings) -> AsyncEngine:
-    """An engine whose connections all have the service's time limits and planner settings."""
+def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
+    """An engine whose connections all have the service's time limits and planner settings.
+
+    Args:
+        settings: where the database is, and the limits.
+        pool: what SQLAlchemy is to know of the pool.
+    """
     server_settings = {
         "application_name": "enrollment-service",
         "timezone": "UTC",
@@ -96,12 +115,4 @@ def build_engine(settings: Settings) -> AsyncEngine:
             settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
         )
 
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        pool_size=settings.pool_size,
-        max_overflow=0,
-        pool_timeout=settings.connect_timeout,
-        pool_pre_ping=True,
-        hide_parameters=True,
-    )
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import case, func, select, true
+from asyncpg import Record
+from sqlalchemy import case, func, join, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from enrollment_service.domain.errors import Refusal, course_not_found
 from enrollment_service.domain.queries import CourseStudents, CourseStudentsQuery, HeldCourse, StudentCoursesQuery
-from enrollment_service.domain.records import ENROLLED, WAITLISTED, Enrollment, EnrollmentView, Student
+from enrollment_service.domain.records import ENROLLED, WAITLISTED, CountedCourse, Enrollment, EnrollmentView, Student
 from enrollment_service.domain.state import Pair
-from enrollment_service.store.courses import read_course
-from enrollment_service.store.models import EnrollmentRow, SeatsRow, StudentRow
+from enrollment_service.store.courses import counted, counted_columns, read_course
+from enrollment_service.store.models import CourseRow, EnrollmentRow, SeatsRow, StudentRow
 from enrollment_service.store.statements import Prepared, bigint, constant, integer, rows_of
 from enrollment_service.store.students import student_columns
 from enrollment_service.store.transactions import DriverConnection
@@ -99,33 +101,59 @@ async def read_student_courses(
     return found
 
 
+class PairFound(NamedTuple):
+    """What there is of a pair of student and course, all of one moment; each part may be missing."""
+
+    enrollment: Enrollment | None
+    student: Student | None
+    course: CountedCourse | None
+
+
 def _pairs() -> Prepared:
     wanted = rows_of(student_ids=bigint, course_ids=bigint)
+    course = join(CourseRow, SeatsRow, SeatsRow.course_id == CourseRow.id)
     return Prepared(
         select(
-            EnrollmentRow.student_id,
-            EnrollmentRow.course_id,
+            wanted.c.student_ids,
+            wanted.c.course_ids,
             EnrollmentRow.state,
             _position,
             EnrollmentRow.enroll_time,
             EnrollmentRow.create_time,
             EnrollmentRow.sequence,
-        ).join_from(
-            wanted,
-            EnrollmentRow,
-            (EnrollmentRow.student_id == wanted.c.student_ids) & (EnrollmentRow.course_id == wanted.c.course_ids),
+            *student_columns,
+            *counted_columns,
+        ).select_from(
+            wanted.outerjoin(StudentRow, StudentRow.id == wanted.c.student_ids)
+            .outerjoin(course, CourseRow.id == wanted.c.course_ids)
+            .outerjoin(
+                EnrollmentRow,
+                (EnrollmentRow.student_id == wanted.c.student_ids) & (EnrollmentRow.course_id == wanted.c.course_ids),
+            )
         )
     )
 
 
 _read_pairs = _pairs()
+_PAIR_ENROLLMENT = slice(0, len(Enrollment._fields))
+_PAIR_STUDENT = slice(_PAIR_ENROLLMENT.stop, _PAIR_ENROLLMENT.stop + len(student_columns))
+_PAIR_COURSE = slice(_PAIR_STUDENT.stop, None)
 
 
-async def read_enrollments(connection: DriverConnection, pairs: Sequence[Pair]) -> dict[Pair, Enrollment]:
-    """The live enrollments among pairs of student and course ids."""
+async def read_pairs(connection: DriverConnection, pairs: Iterable[Pair]) -> dict[Pair, PairFound]:
+    """What there is of each pair of student and course ids, in one statement."""
     student_ids, course_ids = zip(*set(pairs), strict=True)
     rows = await _read_pairs.fetch(connection, student_ids=student_ids, course_ids=course_ids)
-    return {(row["student_id"], row["course_id"]): Enrollment(*row) for row in rows}
+    return {(row[0], row[1]): _pair_found(row) for row in rows}
+
+
+def _pair_found(row: Record) -> PairFound:
+    enrollment, student, course = row[_PAIR_ENROLLMENT], row[_PAIR_STUDENT], row[_PAIR_COURSE]
+    return PairFound(
+        Enrollment(*enrollment) if enrollment[2] is not None else None,
+        Student(*student) if student[0] is not None else None,
+        counted(course) if course[0] is not None else None,
+    )
 
 
 async def read_course_students(connection: AsyncConnection, query: CourseStudentsQuery) -> CourseStudents:

@@ -44,7 +44,7 @@ class CommitUnknownError(Exception):
 
 
 class StaleError(Exception):
-    """What was looked at before the locks were held has changed since; it did not happen, and the same may succeed."""
+    """What one statement saw was no longer so when the next one looked; it did not happen, and the same may succeed."""
 
 
 def fault_of(error: BaseException) -> Fault:

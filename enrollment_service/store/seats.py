@@ -5,8 +5,9 @@ All set-based: arrays in, rows out. A list of one is the simple case of the same
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
@@ -27,9 +28,10 @@ from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 from enrollment_service.domain.records import WAITLISTED, Enrollment, Event
-from enrollment_service.domain.state import Pair, Seats, State
+from enrollment_service.domain.state import NetChanges, Pair, Seats, State
 from enrollment_service.store.models import EnrollmentRow, EventRow, SeatsRow, StudentRow
 from enrollment_service.store.statements import (
+    PIECE,
     Prepared,
     array,
     bigint,
@@ -200,7 +202,11 @@ def _first_waiters() -> Prepared:
 
 _load_waiters = _first_waiters()
 
-_load_rosters = Prepared(select(*_enrollment_columns).where(EnrollmentRow.course_id == any_(array("course_ids"))))
+_load_rosters = Prepared(
+    select(*_enrollment_columns)
+    .where(EnrollmentRow.course_id == any_(array("course_ids")))
+    .order_by(EnrollmentRow.course_id, EnrollmentRow.sequence)
+)
 
 _load_held = Prepared(select(*_enrollment_columns).where(EnrollmentRow.student_id == any_(array("student_ids"))))
 
@@ -214,10 +220,14 @@ async def load_waiters(connection: DriverConnection, counts: Mapping[int, int]) 
     return queues
 
 
-async def load_rosters(connection: DriverConnection, course_ids: Iterable[int]) -> list[Enrollment]:
-    """Everybody who is enrolled in the courses or waits for them."""
-    ids = list(course_ids)
-    return [Enrollment(*row) for row in await _load_rosters.fetch(connection, course_ids=ids)] if ids else []
+async def load_rosters(connection: DriverConnection, course_ids: Iterable[int]) -> AsyncIterator[Enrollment]:
+    """Everybody who is enrolled in the courses or waits for them, each course's waiters in order.
+
+    They come in pieces: rosters may be large, and others want to go on meanwhile.
+    """
+    if ids := list(course_ids):
+        async for row in _load_rosters.pieces(connection, course_ids=ids):
+            yield Enrollment(*row)
 
 
 async def load_held(connection: DriverConnection, student_ids: Iterable[int]) -> list[Enrollment]:
@@ -342,12 +352,17 @@ def _apply_statement(parts: tuple[str, ...]) -> Prepared:
     return Prepared(select(constant(1)).add_cte(*ctes))
 
 
-async def apply(connection: DriverConnection, state: State) -> None:
+async def apply(connection: DriverConnection, state: State, changes: NetChanges) -> None:
     """Writes the rows, counts and events of a decision, in one statement that has only the parts it needs.
 
     New rows and events of large decisions, which only imports and the like make, go by COPY: it takes half as long.
+
+    Args:
+        connection: where the seat rows are locked.
+        state: after the decision.
+        changes: what it changed of the enrollments.
     """
-    inserted, updated, deleted = state.net_changes()
+    inserted, updated, deleted = changes
     events = state.events
     if len(events) > MAX_EVENTS_BY_ARRAYS:
         await _copy(connection, EnrollmentRow.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
@@ -371,7 +386,15 @@ async def apply(connection: DriverConnection, state: State) -> None:
 async def _copy(
     connection: DriverConnection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
 ) -> None:
-    await connection.copy_records_to_table(table, columns=columns, records=rows)
+    await connection.copy_records_to_table(table, columns=columns, records=_in_pieces(rows))
+
+
+async def _in_pieces(rows: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any, ...]]:
+    """The rows, with turns of the event loop in between, so that others go on while many are encoded."""
+    for index, row in enumerate(rows):
+        if index % PIECE == 0:
+            await asyncio.sleep(0)
+        yield row
 
 
 def _as_counts(seats: Seats) -> tuple[Any, ...]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import TypeAlias, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -21,6 +21,7 @@ from enrollment_service.domain.errors import DatabaseUnavailable
 from enrollment_service.store.faults import CommitUnknownError, Fault, fault_of
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PooledConnection: TypeAlias = AsyncConnection
 Result = TypeVar("Result")
 
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
@@ -50,6 +51,11 @@ async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
         await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))
 
 
+def snapshot(connection: DriverConnection) -> AbstractAsyncContextManager[Any]:
+    """A block in which all statements read the database as of one moment."""
+    return connection.transaction(isolation="repeatable_read", readonly=True)
+
+
 def told(error: Exception) -> Exception:
     """What a caller is told of work that failed: a fault of ours is left as it is, to be hidden at the door."""
     return error if fault_of(error) is Fault.OTHER else DatabaseUnavailable()
@@ -58,15 +64,19 @@ def told(error: Exception) -> Exception:
 class HeldConnection:
     """One pooled connection, held by one batcher for as long as it is healthy."""
 
-    def __init__(self, engine: AsyncEngine, lock_timeout_ms: int | None = None) -> None:
+    def __init__(self, engine: AsyncEngine, replaced: Callable[[], None], lock_timeout_ms: int | None = None) -> None:
         """Nothing is opened before the first use.
 
         Args:
             engine: whose pool the connection comes from.
+            replaced: called when another connection takes the place of one that was lost. It may lead to another
+                server, after a failover to one where the newest changes never happened.
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
         self._engine = engine
+        self._replaced = replaced
         self._lock_timeout_ms = lock_timeout_ms
+        self._lost = False
         self._pooled: AsyncConnection | None = None
         self._driver: DriverConnection | None = None
 
@@ -80,7 +90,7 @@ class HeldConnection:
         return await retried(attempt)
 
     async def read(self, work: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
-        """What `work` reads, outside of any transaction."""
+        """What `work` reads, outside of any transaction of ours; `work` may begin a snapshot."""
 
         async def attempt() -> Result:
             try:
@@ -104,6 +114,9 @@ class HeldConnection:
         if self._lock_timeout_ms is not None:
             await driver.execute(f"SET lock_timeout = {self._lock_timeout_ms:d}")
         self._driver = driver
+        if self._lost:
+            self._lost = False
+            self._replaced()
         return driver
 
     @asynccontextmanager
@@ -131,6 +144,7 @@ class HeldConnection:
         """Throws the connection away; the next use opens another."""
         pooled, self._pooled, self._driver = self._pooled, None, None
         if pooled is not None:
+            self._lost = True
             # Nothing here may hide the error that made us throw it away.
             with suppress(Exception):
                 await pooled.invalidate()

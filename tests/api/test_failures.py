@@ -141,6 +141,28 @@ async def test_refusals_in_a_batch_are_no_failures_of_it(service: Service, batch
     assert batches == [1, 4]
 
 
+# --- one bad query among good ones ------------------------------------------------------------------------------
+
+
+async def test_a_query_that_the_database_chokes_on_fails_alone(
+    client: Client, service_log: ServiceLog, connection: Connection
+) -> None:
+    """The name of one student cannot be read, and the queries of many share their statements."""
+    ids = await client.students(50)
+    unreadable = f"CASE WHEN id = {ids[7]} THEN (1 / (id - id))::text ELSE full_name END AS full_name"
+    await connection.execute("ALTER TABLE students RENAME TO readable_students")
+    await connection.execute(
+        f"CREATE VIEW students AS SELECT id, {unreadable}, email, create_time, update_time, version "
+        "FROM readable_students"
+    )
+    for method in ("GetStudent", "ListStudentCourses"):
+        calls = [client.call(method, student_id=student_id) for student_id in ids]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        check_hidden(check_only_one_failed(answers, 7), method, service_log)
+        shown = [answer.student.student_id for answer in answers if not isinstance(answer, BaseException)]
+        assert shown == [*ids[:7], *ids[8:]]
+
+
 async def test_a_create_that_the_database_chokes_on_is_hidden(
     client: Client, service_log: ServiceLog, connection: Connection
 ) -> None:

@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
 
-from tests.conftest import StartService
 from tests.support.client import Client
 from tests.support.databases import Connection
-from tests.support.locks import until
 from tests.support.proxy import Proxy, proxied
-from tests.support.refusals import refusal_of, refused
+from tests.support.refusals import refused
 from tests.support.services import service_on
 
 REQUEST_ID = "123e4567-e89b-12d3-a456-426614174000"
@@ -128,25 +125,6 @@ async def test_a_database_that_became_read_only_is_unavailable_for_writes_and_le
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     await use_every_path(client)
-
-
-async def test_lists_that_find_no_free_connection_are_unavailable_and_not_a_fault(
-    start_service: StartService, connection: Connection
-) -> None:
-    service = await start_service(pool_size=6, connect_timeout=0.3)
-    await use_every_path(service.client)
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE students")
-        calls = [asyncio.create_task(service.client.call("ListStudents")) for _ in range(4)]
-        await until(lambda: sum(call.done() for call in calls) >= 2)
-        for call in calls:
-            if call.done():
-                error = call.exception()
-                assert isinstance(error, grpc.aio.AioRpcError)
-                assert refusal_of(error).reason == "DATABASE_UNAVAILABLE"
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert sum(not isinstance(answer, Exception) for answer in answers) >= 1
-    await use_every_path(service.client)
 
 
 async def test_columns_that_are_added_meanwhile_do_no_harm(client: Client, connection: Connection) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
-from enrollment_service.store import locks, requests, seats
+from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, StudentCourses, StudentCoursesQuery
+from enrollment_service.domain.records import Student
+from enrollment_service.engine.reader import Reader, _view
+from enrollment_service.store import courses, enrollments, locks, requests, seats
 from tests.support.lockless import forget_the_lock
 
 # What the database itself would catch; without these the fault shows as what it is, an oversold course.
@@ -68,12 +71,41 @@ def one_lane() -> None:
     vars(locks)["MAX_WAIT_BRIEFLY_MS"] = 1_500
 
 
+def torn_lists() -> None:
+    """The details of courses are read after the places in them, whatever has happened in between."""
+
+    async def torn(_: Reader, connection: Any, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
+        found = await enrollments.read_student_courses(connection, queries)
+        seen = [place.course_id for _, held in found.values() for place in held]
+        details = await courses.read_courses(connection, seen)
+
+        def shown(student: Student, held: Sequence[HeldCourse]) -> StudentCourses:
+            left = [place for place in held if place.course_id in details]
+            return StudentCourses(student, [(place, details[place.course_id].course) for place in left])
+
+        return [shown(*found[query]) for query in queries]
+
+    Reader._answers[StudentCoursesQuery] = torn
+
+
+def torn_enrollments() -> None:
+    """An enrollment and its course are read one after the other."""
+
+    async def torn(_: Reader, connection: Any, queries: Sequence[EnrollmentQuery]) -> list[Any]:
+        before, after = [await enrollments.read_pairs(connection, queries) for _ in range(2)]
+        return [_view(query, *before[query]._replace(course=after[query].course)) for query in queries]
+
+    Reader._answers[EnrollmentQuery] = torn
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "unlocked": forget_the_lock,
     "unordered": unordered,
     "unclaimed": unclaimed,
     "forgetful": forgetful,
     "one_lane": one_lane,
+    "torn_lists": torn_lists,
+    "torn_enrollments": torn_enrollments,
 }
 
 

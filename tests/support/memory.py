@@ -6,7 +6,7 @@ twice, a row of a deleted student) raises here too.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -98,7 +98,7 @@ class Memory:
             most = one.waitlisted_count if course_id in footprint.rosters else needed.get(course_id, 0)
             queue = self.waiters(course_id)[:most]
             _know(state, queue)
-            one.queue = deque(waiter.student_id for waiter in queue)
+            one.queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)
             one.queue_whole = len(queue) == one.waitlisted_count
 
     def waiters(self, course_id: int) -> list[Enrollment]:
