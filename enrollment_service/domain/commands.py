@@ -45,9 +45,10 @@ class Done(NamedTuple):
 Answer: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | Student | Done
 A = TypeVar("A", bound=Answer)
 
-# More than any batch of ordinary commands weighs. How many sit in a course is known only once it is locked; so its
-# forced deletion is taken for a large one.
-FORCED_DELETE_WEIGHT = 10_001
+# What forced deletes touch is known only once it is locked, so they are taken for large ones. A course: more than any
+# batch of ordinary commands weighs, so that it goes alone. A student: as many courses as a call may enroll one in.
+FORCED_COURSE_WEIGHT = 10_001
+FORCED_STUDENT_WEIGHT = 50
 
 # Whose request_id, and which.
 RequestKey: TypeAlias = tuple[str, UUID]
@@ -221,7 +222,7 @@ class DeleteCourse(Command[Done]):
 
     @property
     def weight(self) -> int:
-        return FORCED_DELETE_WEIGHT if self.force else 1
+        return FORCED_COURSE_WEIGHT if self.force else 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -248,3 +249,7 @@ class DeleteStudent(Command[Done]):
     @property
     def bulk(self) -> bool:
         return True
+
+    @property
+    def weight(self) -> int:
+        return FORCED_STUDENT_WEIGHT if self.force else 1

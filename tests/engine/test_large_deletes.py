@@ -15,7 +15,7 @@ from enrollment_service.domain.state import State
 from enrollment_service.engine import batch
 from tests.support.client import Client
 from tests.support.databases import Connection
-from tests.support.locks import in_one_batch
+from tests.support.locks import standing_still, until, waiting_in
 from tests.support.processes import Processes
 from tests.support.pulse import LONGEST
 from tests.support.services import Service
@@ -96,7 +96,7 @@ async def test_without_a_thread_it_is(processes: Processes, connection: Connecti
 
 async def test_a_forced_delete_travels_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few sit in the course: how many is known only once it is locked."""
-    students, courses = await service.client.students(4), await service.client.courses(2)
+    first, large, *small = await service.client.courses(4)
     sizes: list[int] = []
 
     def decide_and_count(state: State, commands: Sequence[Command[Any]]) -> list[Any]:
@@ -104,9 +104,11 @@ async def test_a_forced_delete_travels_alone(service: Service, monkeypatch: pyte
         return rules.decide(state, commands)
 
     monkeypatch.setattr(batch, "decide", decide_and_count)
-    enroll = service.client.enroll
-    before = [enroll(student_id, courses[0]) for student_id in students[:2]]
-    after = [enroll(student_id, courses[0]) for student_id in students[2:]]
-    unforced = service.client.call("DeleteCourse", course_id=courses[1])
-    await in_one_batch(service, [*before, delete(service.client, courses[0]), unforced, *after])
-    assert sizes == [1, 2, 1, 3]
+    async with standing_still(service, "_bulk") as arrived:
+        calls = [asyncio.create_task(service.client.call("DeleteCourse", course_id=first))]
+        await arrived.wait()
+        for course_id, force in [(large, True), *((course_id, False) for course_id in small)]:
+            calls.append(asyncio.create_task(service.client.call("DeleteCourse", course_id=course_id, force=force)))
+            await until(lambda: waiting_in(service) == len(calls) - 1)
+    await asyncio.gather(*calls)
+    assert sizes == [1, 1, 2]

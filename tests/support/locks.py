@@ -60,9 +60,9 @@ async def in_one_batch(service: Service, calls: Sequence[Coroutine[Any, Any, Any
 
 
 @asynccontextmanager
-async def standing_still(service: Service) -> AsyncIterator[asyncio.Event]:
-    """The usual lane of a service begins no batch inside the block; yields what says that one is about to begin."""
-    lane: Any = service.app._writer._usual
+async def standing_still(service: Service, name: str = "_usual") -> AsyncIterator[asyncio.Event]:
+    """A lane of a service begins no batch inside the block; yields what says that one is about to begin."""
+    lane: Any = getattr(service.app._writer, name)
     run, arrived, go_on = lane._run, asyncio.Event(), asyncio.Event()
 
     async def wait_and_run(commands: Sequence[Any]) -> Any:
