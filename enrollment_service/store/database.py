@@ -13,7 +13,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.course_cache import CourseCache
-from enrollment_service.store.transactions import HeldConnection, retried
+from enrollment_service.store.transactions import HeldConnection, retried, told
 
 Result = TypeVar("Result")
 # An expression for the time.
@@ -53,7 +53,10 @@ class Database:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 return await work(connection)
 
-        return await retried(attempt)
+        try:
+            return await retried(attempt)
+        except Exception as error:
+            raise told(error) from error
 
     async def schema_revision(self) -> str | None:
         """The revision that the database's schema has, or None where no migration has run."""

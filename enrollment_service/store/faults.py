@@ -14,6 +14,7 @@ class Fault(Enum):
 
     RETRY = auto()  # it did not happen, and the same again may succeed
     GONE = auto()  # the connection is lost, or the server cannot write; it did not happen
+    EXHAUSTED = auto()  # the server is out of disk, memory or the like; it did not happen
     UNKNOWN = auto()  # the connection was lost while COMMIT was under way
     TIMEOUT = auto()  # a lock or statement took too long; it did not happen
     RACED = auto()  # a row it refers to was deleted meanwhile; it did not happen
@@ -29,12 +30,24 @@ _BY_SQLSTATE = {
     "57P01": Fault.GONE,
     "57P02": Fault.GONE,
     "57P03": Fault.GONE,
-    "53300": Fault.GONE,
+    "57P04": Fault.GONE,
+    "57P05": Fault.GONE,
+    "25P03": Fault.GONE,
+    "25P04": Fault.GONE,
+    "58030": Fault.GONE,  # a disk that fails
+    "53300": Fault.GONE,  # no connection is free at the moment
     "55P03": Fault.TIMEOUT,
     "57014": Fault.TIMEOUT,
     "23503": Fault.RACED,
     "23505": Fault.DUPLICATE,
 }
+_BY_CLASS = {
+    "08": Fault.GONE,
+    "53": Fault.EXHAUSTED,  # the connection is still good, and a COMMIT that ends so was rolled back
+}
+# What the driver says by itself: it could not connect, or the connection broke under it, half-way through a message
+# for example. It also says so of work that it was given wrongly, but that is no more than a try more.
+_OF_DRIVER = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 class CommitUnknownError(Exception):
@@ -54,10 +67,8 @@ def fault_of(error: BaseException) -> Fault:
     error = _of_driver(error)
     state = getattr(error, "sqlstate", None)
     if state is not None:
-        return Fault.GONE if state.startswith("08") else _BY_SQLSTATE.get(state, Fault.OTHER)
-    # The driver's own errors: it could not connect, or the connection broke under it. Or the pool has none to give.
-    lost = isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | PoolTimeoutError)
-    return Fault.GONE if lost else Fault.OTHER
+        return _BY_SQLSTATE.get(state) or _BY_CLASS.get(state[:2], Fault.OTHER)
+    return Fault.GONE if isinstance(error, (*_OF_DRIVER, PoolTimeoutError)) else Fault.OTHER
 
 
 def constraint_of(error: BaseException) -> str:

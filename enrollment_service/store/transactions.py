@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
 # How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
-# not, waiting is the caller's choice. An unknown commit is never tried again.
-_MAX_TRIES = {Fault.RETRY: 5, Fault.RACED: 5, Fault.GONE: 2, Fault.UNKNOWN: 1}
+# not, or if the server has no room, waiting is the caller's choice. An unknown commit is never tried again.
+_MAX_TRIES = {Fault.RETRY: 5, Fault.RACED: 5, Fault.GONE: 2, Fault.EXHAUSTED: 1, Fault.UNKNOWN: 1}
 
 
 async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
