@@ -8,6 +8,7 @@ import sys
 import click
 
 from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.cli.endings import FAILED, end, explained
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 
@@ -31,21 +32,16 @@ def worker() -> None:
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
     import uvloop
 
-    from enrollment_service.app import WrongSchemaError
     from enrollment_service.app import serve as serve_until_stopped
-    from enrollment_service.cli.workers import UNUSABLE
 
     buffer = logs.configure(settings.log_level)
     try:
-        uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
-    except WrongSchemaError as error:
-        click.echo(str(error), err=True)
-        sys.exit(UNUSABLE)
+        with explained():
+            uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
     except RuntimeError as error:
         if "bind" not in str(error).lower():
             raise
-        click.echo(f"cannot serve on {settings.listen}: the address is in use or not ours", err=True)
-        sys.exit(1)
+        end(f"cannot serve on {settings.listen}: the address is in use or not ours", FAILED)
     finally:
         buffer.flush()
 
@@ -57,7 +53,6 @@ def _supervise(settings: Settings) -> None:
     try:
         sys.exit(asyncio.run(supervise(settings)))
     except OSError as error:
-        click.echo(f"cannot serve on {settings.listen}: {error.strerror}", err=True)
-        sys.exit(1)
+        end(f"cannot serve on {settings.listen}: {error.strerror}", FAILED)
     finally:
         buffer.flush()

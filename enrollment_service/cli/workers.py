@@ -17,12 +17,11 @@ from collections.abc import Iterator
 
 import structlog
 
+from enrollment_service.cli.endings import UNUSABLE
 from enrollment_service.settings import Settings
 
 log = structlog.get_logger()
 
-# A worker that ends so cannot serve, however often it is started: the settings or the schema are wrong.
-UNUSABLE = 78
 # A worker that dies sooner than this is started again only after a pause, doubled each time.
 SOON = 5.0
 FIRST_PAUSE = 0.1

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
+from enrollment_service.store.connecting import mistakes_named
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.transactions import HeldConnection, retried, told
 
@@ -19,11 +20,20 @@ Result = TypeVar("Result")
 # An expression for the time.
 Clock: TypeAlias = ColumnElement[datetime]
 
-# The newest migration, which this code is written for; a test holds it equal to Alembic's head.
+# The newest migration, which this code is written for; a test holds it equal to Alembic's head. Revisions are numbers
+# in order, so that one that this code does not know yet is known to be newer.
 SCHEMA_REVISION = "0005"
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
+
+
+class WrongSchemaError(Exception):
+    """The database has another schema than this code is written for. The text says what to do."""
+
+
+class OlderSchemaError(WrongSchemaError):
+    """The database is not migrated, or only by an earlier version: `migrate` mends it."""
 
 
 class Database:
@@ -64,6 +74,22 @@ class Database:
             known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
             return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
 
+    async def check_schema(self) -> None:
+        """Returns if the database has the schema that this code is written for.
+
+        Raises:
+            WrongSchemaError: it has another.
+        """
+        revision = await self.schema_revision()
+        found = f"the database has schema revision {revision or 'none'}"
+        ours = f"this version's {SCHEMA_REVISION}"
+        if revision is None or (revision.isdigit() and revision < SCHEMA_REVISION):
+            raise OlderSchemaError(f"{found}, older than {ours}: run `python -m enrollment_service migrate`")
+        if revision.isdigit() and revision > SCHEMA_REVISION:
+            raise WrongSchemaError(f"{found}, newer than {ours}: run the version that migrated it, or a later one")
+        if revision != SCHEMA_REVISION:
+            raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
+
     async def close(self) -> None:
         """Closes the connections of the pool."""
         await self.engine.dispose()
@@ -87,9 +113,10 @@ def build_engine(settings: Settings) -> AsyncEngine:
 
     async def connect() -> Any:
         # A URL in libpq's form, so that sslmode, several hosts and the like work as everywhere else.
-        return await asyncpg.connect(
-            settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
-        )
+        with mistakes_named(settings.database_url):
+            return await asyncpg.connect(
+                settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
+            )
 
     return create_async_engine(
         "postgresql+asyncpg://",

@@ -113,3 +113,9 @@ async def test_workers_that_can_never_serve_end_the_parent(processes: Processes,
     process = processes.spawn(WORKERS="2")
     assert await process.ended() == 78
     assert "migrate" in process.errors
+
+
+async def test_workers_without_a_password_end_the_parent(processes: Processes, database_url: str) -> None:
+    process = processes.spawn(WORKERS="2", DATABASE_URL=database_url.replace("@", "x@"))
+    assert await process.ended() == 78
+    assert "SQLSTATE 28P01" in process.errors
