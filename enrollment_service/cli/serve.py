@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 import click
@@ -16,6 +17,7 @@ from enrollment_service.telemetry import logs
 @click.command()
 def serve() -> None:
     """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
+    _stop_at_once_when_told()
     settings = read_settings_with_database()
     if settings.workers == 1:
         _serve_here(settings)
@@ -26,7 +28,14 @@ def serve() -> None:
 @click.command(hidden=True)
 def worker() -> None:
     """Serve as one of several processes; ends when the process that started it does."""
+    _stop_at_once_when_told()
     _serve_here(read_settings_with_database(), ends_with_parent=True)
+
+
+def _stop_at_once_when_told() -> None:
+    """Until the event loop takes the signals over there is nothing to drain; to end then is no failure."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:

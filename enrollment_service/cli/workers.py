@@ -73,7 +73,8 @@ async def _keep_alive(listen: str, index: int, stop: asyncio.Event) -> int:
         started = time.monotonic()
         status = await _run_worker(listen, stop)
         if stop.is_set():
-            return status
+            # One that was told before it could listen for the signal died of it: it had nothing to lose yet.
+            return 0 if status == -signal.SIGTERM else status
         if status == UNUSABLE:
             stop.set()
             return status
