@@ -29,7 +29,8 @@ def serve() -> None:
 def worker() -> None:
     """Serve as one of several processes; ends when the process that started it does."""
     _stop_at_once_when_told()
-    _serve_here(read_settings_with_database(), ends_with_parent=True)
+    # The process that started it has warned already.
+    _serve_here(read_settings_with_database(warn=False), ends_with_parent=True)
 
 
 def _stop_at_once_when_told() -> None:
