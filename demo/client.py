@@ -1,19 +1,17 @@
-"""Calls over gRPC as any client would make them. A refusal or a lost answer is an exception, or part of an `Answer`."""
+"""What the demo adds to the client: counts, and answers that may be a refusal or nothing at all."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import grpc
-from google.rpc import error_details_pb2, status_pb2
-
 from demo.people import Student
+from enrollment_service.client import EnrollmentClient, OutcomeUnknown, Pauses, Refused
 from enrollment_service.v1 import enrollment_pb2 as pb
-from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 
 ENROLLED = pb.ENROLLMENT_STATE_ENROLLED
 WAITLISTED = pb.ENROLLMENT_STATE_WAITLISTED
@@ -21,28 +19,8 @@ WAITLISTED = pb.ENROLLMENT_STATE_WAITLISTED
 _DEADLINE = 10.0
 # After a kill the server is back within a second or two; gRPC's own pauses would be longer than that.
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-# Nobody knows whether such a call had an effect.
-_UNKNOWN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-}
-
-
-class RefusedError(Exception):
-    """The service said no, and why; nothing was changed."""
-
-    def __init__(self, reason: str, metadata: dict[str, str], violations: Sequence[str]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.metadata = metadata
-        self.violations = violations
-
-
-class LostError(Exception):
-    """No answer came: the change may have happened or not."""
+# Longer than any budget: no second attempt.
+_NEVER_AGAIN = Pauses(draw=lambda *_: math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +29,7 @@ class Answer:
 
     student: Student
     enrollments: tuple[pb.Enrollment, ...] = ()
-    refusal: RefusedError | None = None
+    refusal: Refused | None = None
 
     @property
     def kind(self) -> Literal["seat", "wait", "no", "lost"]:
@@ -90,84 +68,50 @@ def essence(enrollments: Iterable[pb.Enrollment]) -> list[tuple[int, int, int]]:
     return [(one.course_id, int(one.state), one.waitlist_position) for one in enrollments]
 
 
-class Client:
-    """One channel to the server, and a count of what came back through it."""
+class Client(EnrollmentClient):
+    """The client as any program has it, that counts what came back and never tries again: that is for the show."""
 
     def __init__(self, address: str, counts: Counter[str]) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub: Any = EnrollmentServiceStub(self._channel)
+        super().__init__(address, timeout=_DEADLINE, wait_for_ready=False, options=_OPTIONS, pauses=_NEVER_AGAIN)
         self._counts = counts
 
-    async def close(self) -> None:
-        """Lets go of the connection."""
-        await self._channel.close()
-
-    async def create_student(self, name: str, email: str) -> Student:
-        """Creates a student."""
-        request = pb.CreateStudentRequest(student=pb.Student(full_name=name, email=email))
-        response: pb.CreateStudentResponse = await self._call(self._stub.CreateStudent, request)
-        return Student(response.student.student_id, response.student.full_name)
-
-    async def create_course(self, course: pb.Course) -> pb.Course:
-        """Creates a course."""
-        response: pb.CreateCourseResponse = await self._call(
-            self._stub.CreateCourse, pb.CreateCourseRequest(course=course)
-        )
-        return response.course
-
-    async def update_course(self, course: pb.Course, *fields: str) -> pb.Course:
-        """Changes the named fields of a course."""
-        request = pb.UpdateCourseRequest(course=course)
-        request.update_mask.paths.extend(fields)
-        response: pb.UpdateCourseResponse = await self._call(self._stub.UpdateCourse, request)
-        return response.course
-
-    async def courses(self) -> list[pb.Course]:
-        """All courses with their present counts."""
-        response: pb.ListCoursesResponse = await self._call(self._stub.ListCourses, pb.ListCoursesRequest())
-        return list(response.courses)
+    async def call(self, method: str, request: Any) -> Any:
+        """Counts the answer, or that it was lost."""
+        try:
+            response = await super().call(method, request)
+        except OutcomeUnknown:
+            self._counts["lost"] += 1
+            raise
+        except Refused:
+            self._counts["answers"] += 1
+            self._counts["refused"] += 1
+            raise
+        self._counts["answers"] += 1
+        return response
 
     async def enroll(
         self, student: Student, *course_ids: int, waitlist: bool = False, dry_run: bool = False, request_id: str = ""
-    ) -> tuple[pb.Enrollment, ...]:
+    ) -> list[pb.Enrollment]:
         """Enrolls a student in all of the courses or in none."""
-        request = pb.EnrollStudentRequest(
-            student_id=student.student_id,
-            course_ids=course_ids,
-            on_full=pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT,
-            validate_only=dry_run,
-            request_id=request_id,
+        on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
+        return await self.enroll_student(
+            student.student_id, course_ids, on_full=on_full, validate_only=dry_run, request_id=request_id
         )
-        response: pb.EnrollStudentResponse = await self._call(self._stub.EnrollStudent, request)
-        return tuple(response.enrollments)
-
-    async def unenroll(self, student: Student, course_id: int) -> pb.Enrollment:
-        """Takes a student out of a course or off its waitlist."""
-        request = pb.UnenrollStudentRequest(student_id=student.student_id, course_id=course_id)
-        response: pb.UnenrollStudentResponse = await self._call(self._stub.UnenrollStudent, request)
-        return response.enrollment
-
-    async def swap(self, student: Student, leave: int, enter: int) -> pb.SwapEnrollmentResponse:
-        """Moves a student from one course into another, both or neither."""
-        request = pb.SwapEnrollmentRequest(student_id=student.student_id, from_course_id=leave, to_course_id=enter)
-        response: pb.SwapEnrollmentResponse = await self._call(self._stub.SwapEnrollment, request)
-        return response
 
     async def state(self, student: Student, course_id: int) -> int:
         """The student's state in the course; unspecified (0) if there is none."""
-        request = pb.GetEnrollmentRequest(student_id=student.student_id, course_id=course_id)
         try:
-            response: pb.GetEnrollmentResponse = await self._call(self._stub.GetEnrollment, request)
-        except RefusedError as refusal:
+            return (await self.get_enrollment(student.student_id, course_id)).state
+        except Refused as refusal:
             if refusal.reason != "NOT_ENROLLED":
                 raise
             return pb.ENROLLMENT_STATE_UNSPECIFIED
-        return response.enrollment.state
 
     async def roster(self, course_id: int) -> Roster:
         """Everybody in the course; ours fit one page. Waits for a server that is about to come back."""
         request = pb.ListCourseStudentsRequest(course_id=course_id, page_size=1000)
-        response: pb.ListCourseStudentsResponse = await self._call(self._stub.ListCourseStudents, request, wait=True)
+        patient = self.within(wait_for_ready=True)
+        response: pb.ListCourseStudentsResponse = await patient.call("ListCourseStudents", request)
         return Roster(
             response.course,
             tuple(one for one in response.enrollments if one.state == ENROLLED),
@@ -177,31 +121,19 @@ class Client:
     async def ask(self, student: Student, course_id: int, *, waitlist: bool, request_id: str = "") -> Answer:
         """Enrolls like `enroll`, and returns the answer whatever it is."""
         try:
-            return Answer(student, await self.enroll(student, course_id, waitlist=waitlist, request_id=request_id))
-        except RefusedError as refusal:
+            enrollments = await self.enroll(student, course_id, waitlist=waitlist, request_id=request_id)
+            return Answer(student, tuple(enrollments))
+        except Refused as refusal:
             return Answer(student, refusal=refusal)
-        except LostError:
+        except OutcomeUnknown:
             return Answer(student)
 
-    async def _call(self, method: Any, request: Any, *, wait: bool = False) -> Any:
-        try:
-            response = await method(request, timeout=_DEADLINE, wait_for_ready=wait)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _UNKNOWN:
-                self._counts["lost"] += 1
-                raise LostError(f"{error.code().name}: {error.details()}") from error
-            self._counts["answers"] += 1
-            self._counts["refused"] += 1
-            raise _refusal(error) from error
-        self._counts["answers"] += 1
-        return response
 
-
-async def refused(call: Awaitable[object]) -> RefusedError | None:
+async def refused(call: Awaitable[object]) -> Refused | None:
     """The refusal that the call met; None if it was not refused."""
     try:
         await call
-    except RefusedError as refusal:
+    except Refused as refusal:
         return refusal
     return None
 
@@ -219,14 +151,3 @@ async def all_at_once(
 
     await asyncio.gather(*map(one, questions))
     return answers
-
-
-def _refusal(error: grpc.aio.AioRpcError) -> RefusedError:
-    info, failure = error_details_pb2.ErrorInfo(), error_details_pb2.PreconditionFailure()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(info)
-                detail.Unpack(failure)
-    violations = [f"{one.type} {one.subject}" for one in failure.violations]
-    return RefusedError(info.reason or error.code().name, dict(info.metadata), violations)

@@ -12,6 +12,7 @@ from demo.client import Answer, Client, Roster, all_at_once, essence, refused
 from demo.line import Line
 from demo.people import FREE, PHOTO, STARS, Student
 from demo.scene import Scene, plural
+from enrollment_service.v1 import enrollment_pb2 as pb
 
 _Questions = Callable[[Client, Sequence[Student]], Iterator[Awaitable[Answer]]]
 
@@ -48,10 +49,10 @@ async def lose_answer(scene: Scene) -> None:
     )
     await board.pause(0.6)
     other = await refused(client.enroll(caller, ids[FREE], request_id=request_id))
-    without = await refused(client.enroll(caller, ids[PHOTO]))
-    heard = (other.reason if other else "", without.reason if without else "")
+    anew = await refused(client.enroll(caller, ids[PHOTO]))
+    heard = (other.reason if other else "", anew.reason if anew else "")
     board.claim(
-        f"The id for another wish: {heard[0]}. No id: {heard[1]}",
+        f"The id for another wish: {heard[0]}. A new id: {heard[1]}",
         heard == ("REQUEST_ID_REUSED", "ALREADY_ENROLLED"), heard,
     )  # fmt: skip
     await board.pause(0.75)
@@ -63,7 +64,7 @@ async def _bad_line(scene: Scene) -> AsyncIterator[tuple[Client, Line]]:
     async with Line(scene.office.address) as line:
         client = Client(line.address, scene.board.counts)
         try:
-            await client.courses()  # connects while the line still works
+            await client.call("ListCourses", pb.ListCoursesRequest())  # connects while the line still works
             line.deaf = True
             yield client, line
         finally:

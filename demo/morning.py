@@ -27,18 +27,20 @@ async def open_doors(scene: Scene) -> None:
     board, client = scene.board, scene.client
     await board.chapter("The doors open", "Courses and students are created; early birds take two in one call.")
     for plan in PLANS:
-        course = await client.create_course(plan.message())
+        course = await client.create_course(
+            plan.code, plan.title, capacity=plan.capacity, waitlist_capacity=plan.waitlist
+        )
         scene.course_ids[plan.code] = course.course_id
         board.saw(course)
         await board.pause(0.07)
     scene.students = await asyncio.gather(
-        *(client.create_student(people.full_name(i), people.email(i)) for i in range(people.STUDENTS))
+        *(_admit(scene, people.full_name(i), people.email(i)) for i in range(people.STUDENTS))
     )
     board.tell(f"{len(scene.course_ids)} courses and {len(scene.students)} students are there.")
     await _seat_early_birds(scene)
     yesterday = Timestamp(seconds=int(time.time()) - 86_400)
     closing = pb.Course(course_id=scene.course_ids[CLOSED], enroll_close_time=yesterday)
-    board.saw(await client.update_course(closing, "enroll_close_time"))
+    board.saw(await client.update_course(closing, ["enroll_close_time"]))
     board.tell(f"{CLOSED} is closed: its enrollment window ended yesterday.")
     await scene.refresh()
     planned = {plan.code: plan.early_birds for plan in PLANS} | {TALKS: people.EARLY_BIRDS}
@@ -48,6 +50,11 @@ async def open_doors(scene: Scene) -> None:
         found == planned, found,
     )  # fmt: skip
     await board.pause(0.6)
+
+
+async def _admit(scene: Scene, name: str, email: str) -> Student:
+    created = await scene.client.create_student(name, email)
+    return Student(created.student_id, created.full_name)
 
 
 async def _seat_early_birds(scene: Scene) -> None:
@@ -148,7 +155,7 @@ async def move_queue(scene: Scene) -> None:
 async def _drop_one_by_one(scene: Scene, leavers: Sequence[Student]) -> None:
     for leaver in leavers:
         first = (await scene.roster(POPULAR)).queue[0]
-        await scene.client.unenroll(leaver, scene.course_ids[POPULAR])
+        await scene.client.unenroll_student(leaver.student_id, scene.course_ids[POPULAR])
         roster = await scene.roster(POPULAR)
         scene.show_queue(POPULAR, roster.queue)
         scene.board.counts["promoted"] += first in roster.seated_ids
@@ -177,7 +184,7 @@ async def _race(scene: Scene, leavers: Sequence[Student]) -> None:
     board.tell(f"Now {len(leavers)} drop while {len(newcomers)} newcomers press")
     answers, _ = await asyncio.gather(
         all_at_once(scene.client.ask(one, course_id, waitlist=i % 2 == 0) for i, one in enumerate(newcomers)),
-        asyncio.gather(*(scene.client.unenroll(one, course_id) for one in leavers)),
+        asyncio.gather(*(scene.client.unenroll_student(one.student_id, course_id) for one in leavers)),
     )
     kinds = Counter(answer.kind for answer in answers)
     board.claim(
@@ -193,14 +200,14 @@ async def swap_courses(scene: Scene) -> None:
     await board.chapter("Swaps", "Leave a course and enter another, both or neither: no gamble with a seat.")
     photographers = [scene.student(one) for one in sorted((await scene.roster(PHOTO)).seated_ids)]
     mover, unlucky = photographers[:2]
-    moved = await client.swap(mover, ids[PHOTO], ids[FREE])
+    moved = await client.swap_enrollment(mover.student_id, ids[PHOTO], ids[FREE])
     board.saw(moved.dropped.course)
     board.saw(moved.enrolled.course)
     now = (await client.state(mover, ids[PHOTO]), await client.state(mover, ids[FREE]))
     board.claim(f"{mover.name} swaps {PHOTO} for {FREE} in one step", now == (0, ENROLLED), now)
     await board.pause(0.6)
 
-    refusal = await refused(client.swap(unlucky, ids[PHOTO], ids[POPULAR]))
+    refusal = await refused(client.swap_enrollment(unlucky.student_id, ids[PHOTO], ids[POPULAR]))
     reason = refusal.reason if refusal else "no refusal"
     now = (await client.state(unlucky, ids[PHOTO]), await client.state(unlucky, ids[POPULAR]))
     board.claim(
@@ -216,7 +223,7 @@ async def _swap_out_of_the_popular_course(scene: Scene) -> None:
     board, ids = scene.board, scene.course_ids
     before = await scene.roster(POPULAR)
     leaver, first = scene.student(min(before.seated_ids)), before.queue[0]
-    board.saw((await scene.client.swap(leaver, ids[POPULAR], ids[LATIN])).enrolled.course)
+    board.saw((await scene.client.swap_enrollment(leaver.student_id, ids[POPULAR], ids[LATIN])).enrolled.course)
     after = await scene.roster(POPULAR)
     scene.show_queue(POPULAR, after.queue)
     board.counts["promoted"] += first in after.seated_ids
@@ -234,10 +241,12 @@ async def ask_what_if(scene: Scene) -> None:
     curious, planner = scene.early_birds[0], scene.crowd[-1]
     wanted = [ids[code] for code in (FREE, LATIN, BUSY, PHOTO)]
     wanted = [one for one in wanted if await client.state(curious, one) == 0]
-    before = await client.courses()
+    before = [one async for one in client.list_courses()]
     predicted = await client.enroll(curious, *wanted, waitlist=True, dry_run=True)
     board.tell(f"{curious.name} asks: what if? {states(predicted)}")
-    untouched = await client.courses() == before and [await client.state(curious, one) for one in wanted]
+    untouched = [one async for one in client.list_courses()] == before and [
+        await client.state(curious, one) for one in wanted
+    ]
     board.claim("Nothing has changed by asking", untouched == [0] * len(wanted), untouched)
     await board.pause(0.75)
 
@@ -248,7 +257,7 @@ async def ask_what_if(scene: Scene) -> None:
     await board.pause(0.5)
 
     refusal = await refused(client.enroll(planner, ids[POPULAR], ids[CLOSED], ids[LATIN]))
-    violations = list(refusal.violations) if refusal else []
+    violations = [f"{one.reason} {one.subject}" for one in refusal.violations] if refusal else []
     expected = [f"COURSE_FULL courses/{ids[POPULAR]}", f"ENROLLMENT_CLOSED courses/{ids[CLOSED]}"]
     codes = {f"courses/{course_id}": code for code, course_id in ids.items()}
     named = ", ".join(f"{codes.get(subject, subject)} {rule}" for rule, subject in map(str.split, violations))
@@ -271,7 +280,7 @@ async def add_seats(scene: Scene) -> None:
     scene.show_queue(POPULAR, before.queue)
     await board.pause(0.6)
     capacity = before.course.capacity + _MORE_SEATS
-    course = await client.update_course(pb.Course(course_id=ids[POPULAR], capacity=capacity), "capacity")
+    course = await client.update_course(pb.Course(course_id=ids[POPULAR], capacity=capacity), ["capacity"])
     after = await scene.roster(POPULAR)
     scene.show_queue(POPULAR, after.queue)
     promoted = after.seated_ids - before.seated_ids
@@ -285,7 +294,7 @@ async def add_seats(scene: Scene) -> None:
     board.claim("The rest kept their order", after.queue == before.queue[_MORE_SEATS:], scene.names(after.queue))
     await board.pause(0.75)
 
-    refusal = await refused(client.update_course(pb.Course(course_id=ids[POPULAR], capacity=20), "capacity"))
+    refusal = await refused(client.update_course(pb.Course(course_id=ids[POPULAR], capacity=20), ["capacity"]))
     reason = refusal.reason if refusal else "no refusal"
     kept = (await scene.roster(POPULAR)).seated_ids == after.seated_ids
     board.claim(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enrollment_service.v1 import enrollment_pb2 as pb
-
 # fmt: off
 _FIRST = (
     "Ada", "Ben", "Cleo", "Dev", "Elif", "Finn", "Gita", "Hugo", "Ines", "Jonas", "Kofi", "Lena", "Mona", "Nils",
@@ -37,10 +35,6 @@ class Plan:
     capacity: int | None
     waitlist: int
     early_birds: int = 0
-
-    def message(self) -> pb.Course:
-        """The course for CreateCourse."""
-        return pb.Course(code=self.code, title=self.title, capacity=self.capacity, waitlist_capacity=self.waitlist)
 
 
 PLANS = (

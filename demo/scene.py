@@ -57,7 +57,7 @@ class Scene:
 
     async def refresh(self) -> None:
         """Shows all courses as the service has them now."""
-        for course in await self.client.courses():
+        async for course in self.client.list_courses():
             self.board.saw(course)
 
     async def roster(self, code: str) -> Roster:

@@ -12,6 +12,8 @@ FIRST_CALLS = {
 
 
 def command_lines(address: str) -> Iterator[str]:
-    """The calls as commands for a server on this address."""
+    """The calls as commands for a server on this address, which need nothing else installed."""
+    # In another terminal ENROLLMENT_LISTEN may not be set.
+    elsewhere = "" if address == "127.0.0.1:50051" else f" --address {address}"
     for method, request in FIRST_CALLS.items():
-        yield f"grpcurl -plaintext -d '{request}' {address} enrollment.v1.EnrollmentService/{method}"
+        yield f".venv/bin/python -m enrollment_service call {method} '{request}'{elsewhere}"

@@ -34,9 +34,8 @@ def import_(file: Path, waitlist: bool, chunk_size: int, rejected: Path | None) 
 
 def _import(file: Path, address: str, *, waitlist: bool, chunk_size: int, rejected: Path | None) -> int:
     """Imports with a progress bar, prints the report; returns the exit status."""
-    import grpc
-
     from enrollment_service.cli.upload import UnreadableFileError, import_file
+    from enrollment_service.client import ServiceError
 
     with file.open("rb") as counted:
         total = max(0, sum(1 for _ in counted) - 1)
@@ -48,8 +47,8 @@ def _import(file: Path, address: str, *, waitlist: bool, chunk_size: int, reject
     except UnreadableFileError as error:
         click.echo(f"{file.name}: {error}", err=True)
         return 2
-    except grpc.aio.AioRpcError as error:
-        click.echo(f"{address}: {error.code().name}: {error.details()}. Import the file again: no row counts twice.")
+    except ServiceError as error:
+        click.echo(f"{address}: {error} Import the file again: no row counts twice.", err=True)
         return 2
     _print(report, rejected)
     return 1 if report.rejected else 0
@@ -61,14 +60,14 @@ def _print(report: Report, rejected: Path | None) -> None:
     for name in ("enrolled", "waitlisted", "already_enrolled"):
         click.echo(f"{name.replace('_', ' ')}: {report.counts[name]:,}")
     click.echo(f"rejected: {len(report.rejected):,}")
-    for reason, count in Counter(one.reason for one in report.rejected).most_common():
+    for reason, count in Counter(row.reason for row in report.rejected).most_common():
         click.echo(f"  {reason}: {count:,}")
     if rejected is not None:
         with rejected.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([Rejected._fields, *report.rejected])
         click.echo(f"The rejected rows are in {rejected}.")
         return
-    for one in report.rejected[:SHOWN]:
-        click.echo(f"  line {one.line}: student {one.student_id}, course {one.course_id}: {one.reason}")
+    for row in report.rejected[:SHOWN]:
+        click.echo(f"  line {row.line}: student {row.student_id}, course {row.course_id}: {row.reason}")
     if len(report.rejected) > SHOWN:
         click.echo(f"  and {len(report.rejected) - SHOWN:,} more; --rejected FILE writes all of them")

@@ -9,6 +9,7 @@ import os
 
 import click
 
+from enrollment_service.cli.call import call
 from enrollment_service.cli.health import health
 from enrollment_service.cli.importer import import_
 from enrollment_service.cli.migrate import migrate
@@ -24,5 +25,5 @@ def cli() -> None:
     """Enrollment Service: students, courses, and who sits in which course."""
 
 
-for _command in (serve, worker, migrate, health, verify, import_):
+for _command in (serve, worker, migrate, health, verify, call, import_):
     cli.add_command(_command)

@@ -5,24 +5,18 @@ A client of ImportEnrollments like any other; it touches no database.
 
 from __future__ import annotations
 
-import asyncio
 import csv
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import grpc
-
+from enrollment_service.client import EnrollmentClient
 from enrollment_service.v1 import enrollment_pb2 as pb
-from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 
 COLUMNS = ("student_id", "course_id")
 LARGEST_ID = 2**63 - 1
-MOST_TRIES = 10
-PAUSE_SECONDS = 1.0
 
 
 class UnreadableFileError(Exception):
@@ -48,11 +42,10 @@ class Row(NamedTuple):
 
 @dataclass
 class Chunk:
-    """Rows that are sent, and resent, together."""
+    """Rows that are sent together."""
 
     chunk_id: int
     rows: list[Row]
-    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 @dataclass
@@ -66,9 +59,9 @@ class Report:
         """Counts in the answer to a chunk."""
         for name in ("enrolled", "waitlisted", "already_enrolled"):
             self.counts[name] += getattr(answer, name)
-        for one in answer.rejected_rows:
-            row = chunk.rows[one.index]
-            reason = pb.ErrorReason.Name(one.reason).removeprefix("ERROR_REASON_")
+        for rejected in answer.rejected_rows:
+            row = chunk.rows[rejected.index]
+            reason = pb.ErrorReason.Name(rejected.reason).removeprefix("ERROR_REASON_")
             self.rejected.append(Rejected(row.line, str(row.student_id), str(row.course_id), reason))
 
 
@@ -100,41 +93,10 @@ def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterato
         yield chunk
 
 
-class Sender:
-    """What is still to be sent, and what was sent and not answered yet."""
-
-    def __init__(self, source: Iterator[Chunk], on_full: pb.OnFull) -> None:
-        self._source = source
-        self._on_full = on_full
-        self._open: dict[int, Chunk] = {}
-        self._problem: Exception | None = None
-
-    async def requests(self) -> AsyncIterator[pb.ImportEnrollmentsRequest]:
-        """First what a broken stream left without an answer, then the rest of the file."""
-        for chunk in list(self._open.values()):
-            yield _request(chunk, self._on_full)
-        try:
-            for chunk in self._source:
-                self._open[chunk.chunk_id] = chunk
-                yield _request(chunk, self._on_full)
-        except (UnicodeDecodeError, csv.Error) as error:
-            # gRPC would turn it into a cancellation; what was sent so far is answered first.
-            self._problem = error
-
-    def answered(self, chunk_id: int) -> Chunk:
-        """The chunk that an answer is about."""
-        return self._open.pop(chunk_id)
-
-    def check(self) -> None:
-        """Raises UnreadableFileError if the file could not be read to its end."""
-        if self._problem is not None:
-            raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(self._problem).__name__})")
-
-
 async def import_file(
     path: Path, address: str, *, waitlist: bool, chunk_size: int, progress: Callable[[int], None]
 ) -> Report:
-    """Sends the file; a stream that breaks is opened again and its open chunks resent with the same request ids.
+    """Sends the file through the client, which sees to it that no row is lost or counts twice.
 
     Args:
         path: the CSV file.
@@ -145,34 +107,28 @@ async def import_file(
 
     Raises:
         UnreadableFileError: the file has no such columns, or is no CSV file further on; rows before that are sent.
-        grpc.aio.AioRpcError: the server refused a chunk, or could not be reached for too long.
+        ServiceError: the server refused a chunk, or could not be reached for too long.
     """
     report = Report()
+    on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
+    sent: dict[int, Chunk] = {}
+
+    def requests() -> Iterator[pb.ImportEnrollmentsRequest]:
+        for chunk in chunks_of(rows_of(file), chunk_size, report):
+            sent[chunk.chunk_id] = chunk
+            yield _request(chunk, on_full)
+
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            source = chunks_of(rows_of(file), chunk_size, report)
-        except UnicodeDecodeError as error:
-            raise UnreadableFileError("not a CSV file in UTF-8") from error
-        sender = Sender(source, pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT)
-        async with grpc.aio.insecure_channel(address) as channel:
-            stub = EnrollmentServiceStub(channel)
-            tries = 0
-            while True:
-                try:
-                    async for answer in stub.ImportEnrollments(sender.requests(), wait_for_ready=True):
-                        chunk = sender.answered(answer.chunk_id)
-                        report.add(chunk, answer)
-                        progress(len(chunk.rows))
-                        tries = 0
-                except grpc.aio.AioRpcError as error:
-                    tries += 1
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE or tries == MOST_TRIES:
-                        raise
-                    await asyncio.sleep(PAUSE_SECONDS)
-                else:
-                    sender.check()
-                    report.rejected.sort()
-                    return report
+            async with EnrollmentClient(address) as client:
+                async for answer in client.import_enrollments(requests()):
+                    chunk = sent.pop(answer.chunk_id)
+                    report.add(chunk, answer)
+                    progress(len(chunk.rows))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(error).__name__})") from error
+    report.rejected.sort()
+    return report
 
 
 def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:
@@ -181,5 +137,4 @@ def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:
         student_ids=[row.student_id for row in chunk.rows],
         course_ids=[row.course_id for row in chunk.rows],
         on_full=on_full,
-        request_id=chunk.request_id,
     )

@@ -82,6 +82,11 @@ class Command(Generic[A]):
         return 1
 
     @property
+    def bulk(self) -> bool:
+        """Whether it may take long, and so must not hold up single calls."""
+        return False
+
+    @property
     def alone(self) -> bool:
         """Whether it may break a unique key and so takes a transaction of its own."""
         return False
@@ -144,6 +149,10 @@ class Import(Command[ImportAnswer]):
     waitlist: bool = False
 
     @property
+    def bulk(self) -> bool:
+        return True
+
+    @property
     def locks(self) -> tuple[int, ...]:
         return self.course_ids
 
@@ -159,6 +168,10 @@ class Reconcile(Command[ReconcileAnswer]):
     course_id: int
     student_ids: tuple[int, ...]
     max_removals: int = 0
+
+    @property
+    def bulk(self) -> bool:
+        return True
 
     @property
     def locks(self) -> tuple[int, ...]:
@@ -195,6 +208,10 @@ class DeleteCourse(Command[Done]):
     force: bool = False
 
     @property
+    def bulk(self) -> bool:
+        return True
+
+    @property
     def locks(self) -> tuple[int, ...]:
         return (self.course_id,)
 
@@ -219,3 +236,7 @@ class DeleteStudent(Command[Done]):
     student_id: int
     etag: str = ""
     force: bool = False
+
+    @property
+    def bulk(self) -> bool:
+        return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from enrollment_service.domain.commands import (
     Command,
@@ -22,6 +22,18 @@ from enrollment_service.domain.commands import (
 )
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.state import Pair, Seats
+
+
+class Row(NamedTuple):
+    """A row that transactions lock: the seat row of a course, the course itself, or a student."""
+
+    table: str
+    id: int
+
+
+SEATS, COURSES, STUDENTS = "course_seats", "courses", "students"
+# Something that was locked and is none of these: a table that is being altered, a request_id, a unique key.
+SOMETHING = Row("", 0)
 
 
 @dataclass(slots=True)
@@ -85,6 +97,13 @@ class Footprint:
             self.held.add((student_id, course_id))
             self.courses.add(course_id)
             self.leaving[course_id] += 1
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that must be free, in the order in which they are locked."""
+        students = {student_id for student_id, _ in self.pairs} | self.updated_students | self.deleted_students
+        wanted = ((SEATS, self.courses), (COURSES, self.courses), (STUDENTS, students))
+        return [Row(table, row_id) for table, ids in wanted for row_id in sorted(ids)]
 
     def waiters_needed(self, seats: Mapping[int, Seats]) -> dict[int, int]:
         """How many waiters of which locked courses may be promoted or leave."""

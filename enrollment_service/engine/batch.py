@@ -1,13 +1,14 @@
-"""One batch in one transaction: claim request ids, lock, load, decide, apply. Who calls it commits."""
+"""One batch in one transaction: lock, load, claim request ids, decide, apply. Who calls it commits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswer, RequestKey
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
+from enrollment_service.domain.footprint import Footprint, Row
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import State
 from enrollment_service.engine import replies
@@ -17,20 +18,50 @@ from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
 from enrollment_service.store.transactions import DriverConnection
 
-Outcome: TypeAlias = Answer | Refusal
+
+class Busy(NamedTuple):
+    """Stands for the answer to a command that was not decided, because others have locked a row that it needs."""
+
+    row: Row
+
+
+Outcome: TypeAlias = Answer | Refusal | Busy
 Outcomes: TypeAlias = dict[Command[Any], Outcome]
 
 
-async def run_batch(connection: DriverConnection, commands: Sequence[Command[Any]], database: Database) -> Outcomes:
+async def run_batch(
+    connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
+) -> Outcomes:
     """The outcome of each command, written but not yet committed.
 
     Commands that share a request_id must have the same payload (see `footprint.rounds`); they are decided once.
+
+    Request ids are claimed after the rows are locked: a retry needs the same rows as its original, so it meets it
+    there, where it may be set aside, and never has to wait in the claim. What is busy has claimed nothing.
     """
     originals = _originals(commands)
-    recorded = await _claim(originals.values(), connection)
-    fresh = [command for command in dict.fromkeys(originals.values()) if command not in recorded]
-    outcomes = await _decide(fresh, connection, database) | await _replay(recorded, connection)
+    distinct = list(dict.fromkeys(originals.values()))
+    state, busy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked)
+    outcomes: Outcomes = _set_aside(distinct, busy) if busy else {}
+    ready = [command for command in distinct if command not in outcomes] if outcomes else distinct
+    recorded = await _claim(ready, connection)
+    fresh = [command for command in ready if command not in recorded] if recorded else ready
+    outcomes |= await _decide(state, fresh, connection)
+    if recorded:
+        outcomes |= await _replay(recorded, connection)
+        if not fresh:
+            await requests.confirm_replay(connection)
     return {command: outcomes[original] for command, original in originals.items()}
+
+
+def _set_aside(commands: Iterable[Command[Any]], busy: set[Row]) -> Outcomes:
+    """The commands that need a busy row."""
+    aside: Outcomes = {}
+    for command in commands:
+        row = next((row for row in Footprint.of([command]).rows if row in busy), None)
+        if row is not None:
+            aside[command] = Busy(row)
+    return aside
 
 
 def _originals(commands: Iterable[Command[Any]]) -> dict[Command[Any], Command[Any]]:
@@ -48,12 +79,10 @@ async def _claim(commands: Iterable[Command[Any]], connection: DriverConnection)
     return {claimants[key]: record for key, record in recorded.items()}
 
 
-async def _decide(commands: Sequence[Command[Any]], connection: DriverConnection, database: Database) -> Outcomes:
+async def _decide(state: State, commands: Sequence[Command[Any]], connection: DriverConnection) -> Outcomes:
     if not commands:
-        await requests.confirm_replay(connection)
         return {}
-    state = await lock_and_load(connection, commands, database)
-    outcomes = dict(zip(commands, decide(state, commands), strict=True))
+    outcomes: Outcomes = dict(zip(commands, decide(state, commands), strict=True))
     await _apply(state, connection)
     await _record(outcomes, connection)
     return outcomes
@@ -82,7 +111,7 @@ async def _record(outcomes: Outcomes, connection: DriverConnection) -> None:
             continue
         if isinstance(outcome, Refusal):
             refused.append(command.key)
-        else:
+        elif not isinstance(outcome, Busy):
             answers[command.key] = replies.encode(outcome)
     await requests.record(connection, answers)
     await requests.release(connection, refused)

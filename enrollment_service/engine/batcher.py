@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from enrollment_service.domain.errors import Overloaded, ShuttingDown
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+# An answer that is still to come.
+Pending: TypeAlias = asyncio.Future[Answer]
 
 # Callers who have just been answered are likely to ask again at once. A batch waits for as many as there were before,
 # but leaves when so many turns of the event loop brought nobody, or after so many seconds. A fixed pause would fill
@@ -25,13 +27,14 @@ MAX_WAIT_SECONDS = 0.003
 class Batcher(Generic[Item, Answer]):
     """Hands what is submitted to `run` in batches, one batch at a time, in order of arrival.
 
-    `run` answers item by item, an exception standing for a failure of that item alone. It runs in a task of its
-    own: a caller that goes away never cancels it. Who has gone before the batch forms is left out of it.
+    `run` answers item by item, an exception standing for a failure of that item alone, and a future for an answer that
+    is still to come, which the next batch does not wait for. It runs in a task of its own: a caller that goes away
+    never cancels it. Who has gone before the batch forms is left out of it.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception | asyncio.Future[Answer]]]],
         *,
         max_weight: int,
         max_waiting: int,
@@ -114,9 +117,33 @@ class Batcher(Generic[Item, Answer]):
         except Exception as error:  # noqa: BLE001 - the callers are told
             results = [(waiting, error) for waiting in batch]
         for (_, answer), result in results:
-            if answer.done():
-                continue
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
+            if isinstance(result, asyncio.Future):
+                _follow(result, answer)
+            elif not answer.done():
+                _settle(answer, result)
+
+
+def _settle(answer: asyncio.Future[Answer], result: Answer | Exception) -> None:
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)
+
+
+def _follow(source: asyncio.Future[Answer], answer: asyncio.Future[Answer]) -> None:
+    """The answer becomes what the source will be; whoever gives up the one gives up the other."""
+
+    def pass_on(_: asyncio.Future[Answer]) -> None:
+        if source.cancelled():
+            answer.cancel()
+        elif not answer.done() and (error := source.exception()) is not None:
+            answer.set_exception(error)
+        elif not answer.done():
+            answer.set_result(source.result())
+
+    def give_up(_: asyncio.Future[Answer]) -> None:
+        if answer.cancelled():
+            source.cancel()
+
+    source.add_done_callback(pass_on)
+    answer.add_done_callback(give_up)

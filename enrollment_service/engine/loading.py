@@ -8,8 +8,8 @@ from operator import attrgetter
 from typing import Any
 
 from enrollment_service.domain.commands import Command
-from enrollment_service.domain.footprint import Footprint
-from enrollment_service.domain.records import WAITLISTED, Enrollment, Student
+from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
+from enrollment_service.domain.records import WAITLISTED, Enrollment
 from enrollment_service.domain.state import Pair, Seats, State
 from enrollment_service.store import courses, seats, students
 from enrollment_service.store.database import Database
@@ -18,30 +18,37 @@ from enrollment_service.store.seats import LockedSeats
 from enrollment_service.store.transactions import DriverConnection
 
 
-async def lock_and_load(connection: DriverConnection, commands: Sequence[Command[Any]], database: Database) -> State:
+async def lock_and_load(
+    connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
+) -> tuple[State, set[Row]]:
     """The state that the commands are decided on; everything they may change is locked until the transaction ends.
 
-    Locks are taken in the same order by everybody (seat rows, then students, each ascending), so batches cannot
-    deadlock; what is loaded is as it stands once the locks that it relies on are held.
+    With `skip_locked` it waits for nobody: what others have locked is returned, and commands that need it cannot be
+    decided on this state. Otherwise locks are taken in the same order by everybody (seat rows, then students, each
+    ascending). So nobody deadlocks. What is loaded is as it stands once the locks that it relies on are held.
 
     Raises:
         StaleError: a student who is to be deleted has entered another course between looking and locking.
     """
     footprint = Footprint.of(commands)
     footprint.add_held(map(_pair, await seats.load_held(connection, footprint.deleted_students)))
-    loaded = await seats.lock_and_load(connection, footprint.courses, footprint.pairs, database.clock)
-    locked_students = await _lock_students(connection, footprint)
+    loaded = await seats.lock_and_load(
+        connection, footprint.courses, footprint.pairs, database.clock, skip_locked=skip_locked
+    )
+    locked_students, busy_students = await students.lock_students(
+        connection,
+        footprint.updated_students | footprint.deleted_students,
+        to_delete=bool(footprint.deleted_students),
+        skip_locked=skip_locked,
+    )
+    busy = {Row(SEATS, course_id) for course_id in loaded.busy}
+    busy.update(Row(STUDENTS, student_id) for student_id in busy_students)
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
     state.seats = await _with_details(connection, loaded.seats, database)
     _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
-    return state
-
-
-async def _lock_students(connection: DriverConnection, footprint: Footprint) -> dict[int, Student]:
-    wanted = footprint.updated_students | footprint.deleted_students
-    return await students.lock_students(connection, wanted, to_delete=bool(footprint.deleted_students))
+    return state, busy
 
 
 async def _with_details(

@@ -1,38 +1,63 @@
 """The one write path, seen from outside: commands go in, answers come back once their batch is durable.
 
-The steps of a batch stand in `batch.py`, the rules in `domain/rules.py`. Here it is decided what becomes of a batch
-that failed: unknown where it is unknown, otherwise one by one, so that only the guilty fails.
+The steps of a batch stand in `batch.py`, the rules in `domain/rules.py`. Here commands find their lane, and it is
+decided what becomes of a batch that failed: unknown where it is unknown, otherwise one by one, so that only the guilty
+fails.
+
+- The usual lane waits for no lock: what others have locked is set aside.
+- What was set aside waits in the patient lane (`patient.py`), row by row.
+- Commands that may take long have a lane of their own, so that a single call never waits for more than one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
 from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
 from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
-from enrollment_service.domain.footprint import rounds
-from enrollment_service.engine.batch import run_batch
-from enrollment_service.engine.batcher import Batcher
+from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
+from enrollment_service.engine.batch import Busy, run_batch
+from enrollment_service.engine.batcher import Batcher, Pending
+from enrollment_service.engine.patient import PatientLane, Results, Turn
 from enrollment_service.settings import Settings
+from enrollment_service.store import locks
 from enrollment_service.store.courses import code_owners
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
 from enrollment_service.store.students import email_owner
-from enrollment_service.store.transactions import told
+from enrollment_service.store.transactions import DriverConnection, HeldConnection, told
 
-Outcomes: TypeAlias = dict[Command[Any], Answer | Exception]
+# After each bulk command those who had to wait for it go first, if it takes them no longer than this, in seconds.
+MAX_GIVE_WAY = 0.05
+
+Form: TypeAlias = Callable[[], Sequence[Command[Any]]]
+Answers: TypeAlias = Sequence[Answer | Exception | Pending[Answer]]
 
 
 class Writer:
-    """Takes commands from many callers; one transaction is under way at a time."""
+    """Takes commands from many callers; in each lane one transaction is under way at a time."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._held = database.hold()
-        self._batcher: Batcher[Command[Any], Answer] = Batcher(
-            self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting, weigh=attrgetter("weight")
+        self._usual_held = database.hold(locks.MAX_WAIT_USUAL_MS)
+        self._bulk_held = database.hold(locks.MAX_WAIT_HOLDING_MS)
+        batcher = partial(
+            Batcher[Command[Any], Answer],
+            max_weight=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            weigh=attrgetter("weight"),
+        )
+        self._usual = batcher(self._run_usual)
+        self._bulk = batcher(self._run_bulk)
+        self._patient = PatientLane(
+            database,
+            self._run_patient,
+            lock_timeout_ms=settings.lock_timeout_ms,
+            max_commands=settings.max_batch,
+            max_waiting=settings.max_waiting,
         )
 
     async def submit(self, command: Command[A]) -> A:
@@ -41,38 +66,124 @@ class Writer:
         Raises:
             ServiceError: the command was refused, or could not be done.
         """
-        return cast(A, await self._batcher.submit(command))
+        lane = self._bulk if command.bulk else self._usual
+        return cast(A, await lane.submit(command))
 
     async def close(self) -> None:
-        """Answers everybody who waits, then gives the connection back."""
-        await self._batcher.close()
-        await self._held.close()
+        """Answers everybody who waits, then gives the connections back."""
+        await self._usual.close()
+        await self._bulk.close()
+        await self._patient.close()
+        await self._usual_held.close()
+        await self._bulk_held.close()
 
-    async def _run(self, commands: Sequence[Command[Any]]) -> Sequence[Answer | Exception]:
-        outcomes: Outcomes = {}
-        for group in rounds(commands):
-            outcomes.update(await self._attempt(group))
-        return [outcomes[command] for command in commands]
+    # --- the lanes ----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, commands: Sequence[Command[Any]]) -> Outcomes:
-        try:
-            return dict(await self._held.transact(lambda connection: run_batch(connection, commands, self._database)))
-        except DatabaseUnavailable as error:
-            return dict.fromkeys(commands, error)
-        except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            if len(commands) == 1:
-                return {commands[0]: await self._explained(error, commands[0])}
-        outcomes: Outcomes = {}
+    async def _run_usual(self, commands: Sequence[Command[Any]]) -> Answers:
+        return await self._run(self._usual_held, commands, skip_locked=True)
+
+    async def _run_bulk(self, commands: Sequence[Command[Any]]) -> Answers:
+        await self._patient.until_empty(MAX_GIVE_WAY)
+        return await self._run(self._bulk_held, commands, skip_locked=False)
+
+    async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
+        """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""
+        answers: dict[Command[Any], Answer | Exception | Pending[Answer]] = {}
+        ready = []
         for command in commands:
-            outcomes.update(await self._attempt([command]))
-        return outcomes
+            if row := self._patient.row_of(command):
+                answers[command] = self._patient.add(row, command)
+            else:
+                ready.append(command)
+        for group in rounds(ready):
+            for command, result in (await self._attempt(held, partial(list, group), skip_locked=skip_locked)).items():
+                if isinstance(result, Busy):
+                    answers[command] = self._patient.add(result.row, command)
+                else:
+                    answers[command] = result
+        return [answers[command] for command in commands]
 
-    async def _explained(self, error: Exception, command: Command[Any]) -> Exception:
+    async def _run_patient(self, turn: Turn) -> Results:
+        return await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+
+    # --- one transaction, and what becomes of it ----------------------------------------------------------------
+
+    async def _attempt(
+        self, held: HeldConnection, form: Form, *, skip_locked: bool, first: Turn | None = None
+    ) -> Results:
+        """The outcomes of commands that are decided in one transaction, if possible.
+
+        Args:
+            held: the connection to do it on.
+            form: the commands, asked for when the transaction has begun.
+            skip_locked: whether locked rows are left alone; bulk commands wait for them, in order.
+            first: a turn of the patient lane, whose row is waited for before anything else.
+
+        Raises:
+            RowBusyError: the first row stayed locked.
+        """
+        commands: Sequence[Command[Any]] = ()
+
+        async def work(connection: DriverConnection) -> Results:
+            nonlocal commands
+            if first is not None:
+                await locks.wait_for(connection, first.row, first.max_wait_ms)
+            commands = form()
+            skip = skip_locked and not any(command.bulk for command in commands)
+            return dict(await run_batch(connection, commands, self._database, skip_locked=skip)) if commands else {}
+
+        try:
+            return await held.transact(work)
+        except locks.RowBusyError:
+            raise
+        except DatabaseUnavailable as error:
+            return dict.fromkeys(commands or form(), error)
+        except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
+            return await self._after(error, held, commands or form(), skip_locked=skip_locked)
+
+    async def _after(
+        self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool
+    ) -> Results:
+        """What becomes of the commands of a transaction that certainly did not happen."""
+        fault = fault_of(error)
+        if fault is Fault.TIMEOUT:
+            return dict.fromkeys(commands, told(error))
+        if fault is Fault.LOCKED:
+            return await self._aside(held, commands, skip_locked=skip_locked)
+        if len(commands) == 1:
+            return {commands[0]: await self._explained(error, held, commands[0])}
+        results: Results = {}
+        for command in commands:
+            results |= await self._attempt(held, partial(list, [command]), skip_locked=skip_locked)
+        return results
+
+    async def _aside(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Results:
+        """Sets aside the commands whose rows others hold, and tries again without them.
+
+        Some locks are met only on the way, where they cannot be skipped: foreign keys lock students and courses, and
+        bulk commands wait for a moment.
+        """
+        rows = {command: Footprint.of([command]).rows for command in commands}
+        wanted: set[Row] = set().union(*rows.values())
+        try:
+            busy = await held.transact(lambda connection: locks.find_busy(connection, wanted))
+        except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
+            return dict.fromkeys(commands, told(error))
+        if not busy:
+            return dict.fromkeys(commands, Busy(SOMETHING))
+        results: Results = {}
+        for command in commands:
+            if row := next((row for row in rows[command] if row in busy), None):
+                results[command] = Busy(row)
+        rest = [command for command in commands if command not in results]
+        return results | (await self._attempt(held, partial(list, rest), skip_locked=skip_locked) if rest else {})
+
+    async def _explained(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
         """What the caller of a command that fails by itself is told."""
-        return await self._key_taken(error, command) if fault_of(error) is Fault.DUPLICATE else told(error)
+        return await self._key_taken(error, held, command) if fault_of(error) is Fault.DUPLICATE else told(error)
 
-    async def _key_taken(self, error: Exception, command: Command[Any]) -> Exception:
-        connection = await self._held.connection()
+    async def _key_taken(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
+        connection = await held.connection()
         constraint = constraint_of(error)
         if constraint == "uq_students_email" and isinstance(command, UpdateStudent):
             return email_taken(await email_owner(connection, command.changes["email"]))

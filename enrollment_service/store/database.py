@@ -27,6 +27,10 @@ SCHEMA_REVISION = "0005"
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
 
+# A process that stands still in the middle of a transaction holds its locks for so long, in milliseconds, and no
+# longer: PostgreSQL ends the transaction, and the process begins anew when it goes on.
+MAX_IDLE_IN_TRANSACTION_MS = 2_000
+
 
 class WrongSchemaError(Exception):
     """The database has another schema than this code is written for. The text says what to do."""
@@ -47,9 +51,13 @@ class Database:
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
 
-    def hold(self) -> HeldConnection:
-        """A connection for one batcher to keep; it is opened on first use."""
-        return HeldConnection(self.engine)
+    def hold(self, lock_timeout_ms: int | None = None) -> HeldConnection:
+        """A connection for one batcher to keep; it is opened on first use.
+
+        Args:
+            lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
+        """
+        return HeldConnection(self.engine, lock_timeout_ms)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot.
@@ -107,7 +115,7 @@ def build_engine(settings: Settings) -> AsyncEngine:
         "timezone": "UTC",
         "lock_timeout": str(settings.lock_timeout_ms),
         "statement_timeout": str(settings.statement_timeout_ms),
-        "idle_in_transaction_session_timeout": str(settings.statement_timeout_ms),
+        "idle_in_transaction_session_timeout": str(MAX_IDLE_IN_TRANSACTION_MS),
         **PLANNER_SETTINGS,
     }
 

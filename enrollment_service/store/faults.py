@@ -20,7 +20,8 @@ class Fault(Enum):
     MISCONFIGURED = auto()  # wrong settings or missing rights, which do not mend themselves; it did not happen
     EXHAUSTED = auto()  # the server is out of disk, memory or the like; it did not happen
     UNKNOWN = auto()  # the connection was lost while COMMIT was under way
-    TIMEOUT = auto()  # a lock or statement took too long; it did not happen
+    LOCKED = auto()  # a row stayed locked by others for too long; it did not happen
+    TIMEOUT = auto()  # a statement took too long; it did not happen
     RACED = auto()  # a row it refers to was deleted meanwhile; it did not happen
     DUPLICATE = auto()  # a unique key is taken; it did not happen
     OTHER = auto()  # anything else: a fault of ours
@@ -36,12 +37,12 @@ _BY_SQLSTATE = {
     "57P03": Fault.GONE,
     "57P04": Fault.GONE,
     "57P05": Fault.GONE,
-    "25P03": Fault.GONE,
+    "25P03": Fault.GONE,  # this process stood still for too long in the middle of a transaction
     "25P04": Fault.GONE,
     "58030": Fault.GONE,  # a disk that fails
     "53300": Fault.GONE,  # no connection is free at the moment
     "42501": Fault.MISCONFIGURED,
-    "55P03": Fault.TIMEOUT,
+    "55P03": Fault.LOCKED,
     "57014": Fault.TIMEOUT,
     "23503": Fault.RACED,
     "23505": Fault.DUPLICATE,

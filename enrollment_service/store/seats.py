@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
+    Select,
     any_,
     delete,
     func,
@@ -62,17 +63,26 @@ class LockedSeats(NamedTuple):
 
 _seat_columns = [getattr(SeatsRow, name) for name in LockedSeats._fields]
 _wanted = SeatsRow.course_id == any_(array("course_ids"))
-_locking = select(*_seat_columns).where(_wanted).order_by(SeatsRow.course_id).with_for_update(key_share=True)
+
+
+def _locking(skip_locked: bool) -> Select[Any]:
+    """Locks seat rows in ascending order; it waits for those that others have locked, or leaves them out."""
+    wanted = select(*_seat_columns).where(_wanted).order_by(SeatsRow.course_id)
+    return wanted.with_for_update(key_share=True, skip_locked=skip_locked)
 
 
 # --- load -------------------------------------------------------------------------------------------------------
 
 
 class Loaded(NamedTuple):
-    """Locked seat rows, the live enrollments among pairs, students that do not exist, and the time after all that."""
+    """Locked seat rows, the live enrollments among pairs, students that do not exist, and the time after all that.
+
+    `busy` are the courses that exist and whose rows others have locked.
+    """
 
     now: datetime
     seats: Sequence[LockedSeats]
+    busy: frozenset[int]
     missing_students: Sequence[int]
     enrollments: Sequence[Enrollment]
 
@@ -110,8 +120,8 @@ def _pairs_in_arrays() -> Any:
 
 
 @lru_cache
-def _lock_and_load(clock: ColumnElement[datetime]) -> Prepared:
-    locked = _in_arrays(_locking.cte("locked"), "seats")
+def _lock_and_load(clock: ColumnElement[datetime], skip_locked: bool) -> Prepared:
+    locked = _in_arrays(_locking(skip_locked).cte("locked"), "seats")
     seen = _in_arrays(select(SeatsRow.course_id, SeatsRow.last_sequence).where(_wanted).subquery(), "seen")
     pairs = _pairs_in_arrays().subquery("pairs")
     return Prepared(
@@ -125,9 +135,17 @@ _load_pairs = Prepared(_pairs_in_arrays())
 
 
 async def lock_and_load(
-    connection: DriverConnection, course_ids: Iterable[int], pairs: Iterable[Pair], clock: ColumnElement[datetime]
+    connection: DriverConnection,
+    course_ids: Iterable[int],
+    pairs: Iterable[Pair],
+    clock: ColumnElement[datetime],
+    *,
+    skip_locked: bool,
 ) -> Loaded:
     """Locks the seat rows of the courses that exist, in ascending order, and loads the pairs.
+
+    With `skip_locked` it waits for nobody: a row that was seen and not locked is busy. Otherwise it waits for as long
+    as the connection's lock_timeout says.
 
     One statement locks and reads: the locked rows come as they are now, everything else as it was when the statement
     began. Whoever changes a pair moves its course's sequence on; so where no sequence has moved in between, the pairs
@@ -135,12 +153,16 @@ async def lock_and_load(
     """
     student_ids, pair_course_ids = _transposed(pairs) or ((), ())
     wanted = {"student_ids": student_ids, "pair_course_ids": pair_course_ids}
-    row = await _lock_and_load(clock).fetch_one(connection, course_ids=sorted(course_ids), **wanted)
+    statement = _lock_and_load(clock, skip_locked)
+    row = await statement.fetch_one(connection, course_ids=sorted(course_ids), **wanted)
     locked = list(map(LockedSeats._make, _rows_in(row[_SEATS])))
     missing, *columns = row[_PAIRS]
-    if dict(_rows_in(row[_SEEN])) != {seats.course_id: seats.last_sequence for seats in locked}:
+    seen, current = dict(_rows_in(row[_SEEN])), {seats.course_id: seats.last_sequence for seats in locked}
+    busy: frozenset[int] = frozenset()
+    if seen != current:
+        busy = frozenset(seen.keys() - current.keys())
         missing, *columns = await _load_pairs.fetch_one(connection, **wanted)
-    return Loaded(row[0], locked, missing or (), list(map(_as_enrollment, _rows_in(columns))))
+    return Loaded(row[0], locked, busy, missing or (), list(map(_as_enrollment, _rows_in(columns))))
 
 
 def _rows_in(columns: Sequence[Sequence[Any] | None]) -> Iterator[tuple[Any, ...]]:

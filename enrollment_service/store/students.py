@@ -27,6 +27,7 @@ student_columns = [
 _by_id = select(*student_columns).where(StudentRow.id == any_(array("ids"))).order_by(StudentRow.id)
 _read = Prepared(_by_id)
 _lock_to_update = Prepared(_by_id.with_for_update(key_share=True))
+_lock_to_update_or_skip = Prepared(_by_id.with_for_update(key_share=True, skip_locked=True))
 _lock_to_delete = Prepared(_by_id.with_for_update())
 
 
@@ -37,17 +38,24 @@ async def read_students(connection: DriverConnection, student_ids: Iterable[int]
 
 
 async def lock_students(
-    connection: DriverConnection, student_ids: Iterable[int], *, to_delete: bool
-) -> dict[int, Student]:
+    connection: DriverConnection, student_ids: Iterable[int], *, to_delete: bool, skip_locked: bool
+) -> tuple[dict[int, Student], set[int]]:
     """Locks and reads the students that exist, in ascending order, until the transaction ends.
 
     Locked to be deleted, nobody can enroll them meanwhile either.
+
+    Returns:
+        The locked students by id, and with `skip_locked` the ids of those whom others have locked.
     """
     ids = sorted(student_ids)
     if not ids:
-        return {}
-    rows = await (_lock_to_delete if to_delete else _lock_to_update).fetch(connection, ids=ids)
-    return {row["id"]: Student(*row) for row in rows}
+        return {}, set()
+    to_update = _lock_to_update_or_skip if skip_locked else _lock_to_update
+    statement = _lock_to_delete if to_delete else to_update
+    locked = {row["id"]: Student(*row) for row in await statement.fetch(connection, ids=ids)}
+    missing = [student_id for student_id in ids if student_id not in locked]
+    busy = set(await read_students(connection, missing)) if missing and skip_locked else set()
+    return locked, busy
 
 
 def _create() -> Prepared:

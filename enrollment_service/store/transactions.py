@@ -79,8 +79,15 @@ def told(error: Exception) -> Exception:
 class HeldConnection:
     """One pooled connection, held by one batcher for as long as it is healthy."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, lock_timeout_ms: int | None = None) -> None:
+        """Nothing is opened before the first use.
+
+        Args:
+            engine: whose pool the connection comes from.
+            lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
+        """
         self._engine = engine
+        self._lock_timeout_ms = lock_timeout_ms
         self._pooled: AsyncConnection | None = None
         self._driver: DriverConnection | None = None
 
@@ -115,6 +122,8 @@ class HeldConnection:
         raw = await self._pooled.get_raw_connection()
         driver: DriverConnection | None = raw.driver_connection
         assert driver is not None
+        if self._lock_timeout_ms is not None:
+            await driver.execute(f"SET lock_timeout = {self._lock_timeout_ms:d}")
         self._driver = driver
         return driver
 

@@ -174,18 +174,18 @@ async def test_a_course_that_stays_locked_fails_its_callers_and_nobody_else(star
 
 async def test_too_many_waiting_calls_are_refused_before_any_effect(start_service: StartService) -> None:
     service = await start_service(max_waiting=2)
-    students = [(await service.client.create_student()).student_id for _ in range(4)]
+    students = [(await service.client.create_student()).student_id for _ in range(3)]
     (course_id,) = await service.client.courses(1)
     async with held(service.settings.database_url, course_id) as observer:
         tasks = [asyncio.create_task(service.client.enroll(students[0], course_id))]
         await until_waiting(observer)
-        tasks += [asyncio.create_task(service.client.enroll(one, course_id)) for one in students[1:3]]
+        tasks += [asyncio.create_task(service.client.enroll(students[1], course_id))]
         await until(lambda: waiting_in(service) == 2)
         with refused("RESOURCE_EXHAUSTED", "OVERLOADED", metadata={}) as refusal:
-            await service.client.enroll(students[3], course_id)
+            await service.client.enroll(students[2], course_id)
         assert refusal.retry_delay == 1
     await asyncio.gather(*tasks)
-    assert await service.client.roster(course_id) == students[:3]
+    assert await service.client.roster(course_id) == students[:2]
 
 
 async def test_a_call_without_a_deadline_gets_one(start_service: StartService) -> None:
@@ -204,24 +204,32 @@ async def test_a_caller_who_goes_away_before_the_batch_forms_is_left_out(service
         tasks = [asyncio.create_task(service.client.enroll(students[0], course_id))]
         await until_waiting(observer)
         tasks += [asyncio.create_task(service.client.enroll(one, course_id)) for one in students[1:]]
-        await until(lambda: waiting_in(service) == 2)
-        queue = service.app._writer._batcher._queue
+        await until(lambda: waiting_in(service) == 3)
+        waiting = service.app._writer._patient._queues.values()
         tasks[1].cancel()
-        await until(lambda: any(answer.cancelled() for _, answer in queue))
+        await until(lambda: any(entry.answer.cancelled() for queue in waiting for entry in queue))
     await asyncio.gather(tasks[0], tasks[2])
     assert await service.client.roster(course_id) == [students[0], students[2]]
 
 
 async def test_a_caller_who_goes_away_later_does_not_cancel_the_commit(
-    service: Service, service_log: ServiceLog
+    service: Service, service_log: ServiceLog, connection: Connection
 ) -> None:
+    """The caller's deadline passes while the decision is being written."""
     (student_id,), (course_id,) = await service.client.students(1), await service.client.courses(1)
-    async with held(service.settings.database_url, course_id) as observer:
+    await connection.execute(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(7) LOOP PERFORM pg_sleep(0.01); END LOOP; "
+        "RETURN NEW; END $$"
+    )
+    await connection.execute(
+        "CREATE TRIGGER slowly BEFORE INSERT ON student_courses FOR EACH ROW EXECUTE FUNCTION slowly()"
+    )
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(7)")
         request = pb.EnrollStudentRequest(student_id=student_id, course_ids=[course_id])
-        call = service.client.stub.EnrollStudent(request, timeout=0.2)
-        await until_waiting(observer)
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await call
+            await service.client.stub.EnrollStudent(request, timeout=0.3)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: bool(service_log.calls("EnrollStudent")))
     # The next command is decided after it, in the next batch.
@@ -229,6 +237,19 @@ async def test_a_caller_who_goes_away_later_does_not_cancel_the_commit(
     await service.client.enroll(next_id, course_id)
     assert await service.client.roster(course_id) == [student_id, next_id]
     assert [line["code"] for line in service_log.calls("EnrollStudent")] == ["CANCELLED", "OK"]
+
+
+async def test_whose_deadline_has_passed_while_a_course_was_locked_is_not_served(service: Service) -> None:
+    students, (course_id,) = await service.client.students(2), await service.client.courses(1)
+    async with held(service.settings.database_url, course_id) as observer:
+        request = pb.EnrollStudentRequest(student_id=students[0], course_ids=[course_id])
+        call = service.client.stub.EnrollStudent(request, timeout=0.2)
+        await until_waiting(observer)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await service.client.enroll(students[1], course_id)
+    assert await service.client.roster(course_id) == [students[1]]
 
 
 # --- what is not built yet --------------------------------------------------------------------------------------

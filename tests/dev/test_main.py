@@ -36,7 +36,7 @@ async def test_it_migrates_serves_and_shows_how_to_call(
         assert (await ask(client, REFLECTIONS[0], list_services="")).list_services_response.service
         assert (await client.create_student()).student_id == 1
         assert await process.stop() == 0
-    lines = [line for line in process.errors.splitlines() if "grpcurl" in line]
+    lines = [line for line in process.errors.splitlines() if "enrollment_service call" in line]
     assert len(lines) == 3
     assert all(process.address in line for line in lines)
 

@@ -6,10 +6,8 @@ ones, and where they differ, so do the real ones.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +18,9 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
 from enrollment_service.v1 import enrollment_pb2 as pb
-from tests.docs.documents import PROJECT, SERVICE, Example, blocks, examples, read
+from tests.docs.documents import SERVICE, Example, examples
 from tests.support.client import PATIENCE, Client
 from tests.support.refusals import refusal_of
-from tests.support.services import Service
 
 LISTEN = "127.0.0.1:50051"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -144,20 +141,3 @@ def test_every_call_is_a_request_of_its_method(example: Example) -> None:
             json_format.ParseDict(answer, kind())
     else:
         assert shown["code"] in grpc.StatusCode.__members__
-
-
-async def test_the_python_client_does_what_its_page_says(service: Service) -> None:
-    (program,) = blocks("python", read("docs/clients.md"))
-    compile(program, "docs/clients.md", "exec")
-    assert program.count(LISTEN) == 1
-    await tell(service.client)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-c", program.replace(LISTEN, service.address)),
-        cwd=PROJECT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    printed, complaints = await asyncio.wait_for(process.communicate(), PATIENCE)
-    assert (process.returncode, complaints.decode()) == (0, "")
-    assert "ENROLLMENT_STATE_ENROLLED" in printed.decode()
-    assert await service.client.courses_of(2) == [1, 2]

@@ -17,7 +17,7 @@ def test_all_pages_are_found() -> None:
 def test_links_stay_in_the_repository(name: str) -> None:
     folder = (PROJECT / name).parent
     targets = {target: (folder / target).resolve() for target, _ in links(name) if target}
-    assert set(re.findall(r"\w+://", read(name))) <= {"postgresql://"}
+    assert set(re.findall(r"\w+://", read(name))) <= {"postgresql://", "dns://"}
     assert [link for link, path in targets.items() if not (path.exists() and path.is_relative_to(PROJECT))] == []
 
 

@@ -5,40 +5,51 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import grpc
 import pytest
 
-from enrollment_service.store import seats
-from tests.support.client import Client
+from enrollment_service.store import locks, seats
+from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.conftest import StartService
+from tests.support.client import PATIENCE, Client
 from tests.support.databases import connected
 from tests.support.locks import until_waiting
-from tests.support.refusals import refusal_of
+from tests.support.refusals import refused
 
 SEAT_TAKEN = "UPDATE course_seats SET enrolled_count = 1, last_sequence = 1 WHERE course_id = $1"
 ROW = "INSERT INTO student_courses (student_id, course_id, sequence, enroll_time) VALUES ($1, $2, 1, now())"
 
 
-async def enrolled_while_waiting(client: Client, database_url: str) -> str:
-    """Why a student is refused whom another transaction enrolls while the service waits for its lock."""
+async def rows_that_were_there(client: Client, database_url: str) -> int:
+    """How many rows of an import are found there already, if another transaction enrolls the one while it waits.
+
+    Bulk commands are the ones that wait for a lock in the statement that also reads.
+    """
     (student,) = await client.students(1)
     course = (await client.create_course(capacity=5)).course_id
+    chunk = pb.ImportEnrollmentsRequest(chunk_id=1, student_ids=[student], course_ids=[course])
     async with connected(database_url) as other, connected(database_url) as observer:
         async with other.transaction():
             await other.execute(SEAT_TAKEN, course)
             await other.execute(ROW, student, course)
-            waiting = asyncio.create_task(client.enroll(student, course))
+            stream: Any = client.stub.ImportEnrollments([chunk], timeout=PATIENCE)
+            waiting = asyncio.create_task(stream.read())
             await until_waiting(observer)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await waiting
-    return refusal_of(caught.value).reason
+        return int((await waiting).already_enrolled)
 
 
-async def test_what_another_transaction_did_meanwhile_is_read(client: Client, database_url: str) -> None:
-    assert await enrolled_while_waiting(client, database_url) == "ALREADY_ENROLLED"
+@pytest.fixture
+async def patient_client(start_service: StartService, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Of a service whose bulk commands wait in that statement for as long as it takes."""
+    monkeypatch.setattr(locks, "MAX_WAIT_HOLDING_MS", 20_000)
+    return (await start_service()).client
+
+
+async def test_what_another_transaction_did_meanwhile_is_read(patient_client: Client, database_url: str) -> None:
+    assert await rows_that_were_there(patient_client, database_url) == 1
 
 
 async def test_the_first_reading_alone_would_not_do(
-    client: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
+    patient_client: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: read again as it was before the wait."""
 
@@ -47,4 +58,5 @@ async def test_the_first_reading_alone_would_not_do(
             return (None,) * 7
 
     monkeypatch.setattr(seats, "_load_pairs", Stale())
-    assert await enrolled_while_waiting(client, database_url) != "ALREADY_ENROLLED"
+    with refused("INTERNAL", "INTERNAL"):
+        await rows_that_were_there(patient_client, database_url)

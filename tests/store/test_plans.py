@@ -32,7 +32,8 @@ FILL = f"""
 # Tables so large in this test that a scan of one would be seen; what is scanned otherwise is a handful of parameters.
 LARGE = {"students", "student_courses", "requests"}
 STATEMENTS: dict[str, Prepared] = {
-    "lock and load": seats._lock_and_load(func.clock_timestamp()),
+    "lock and load": seats._lock_and_load(func.clock_timestamp(), True),
+    "wait, lock and load": seats._lock_and_load(func.clock_timestamp(), False),
     "load pairs": seats._load_pairs,
     "load waiters": seats._load_waiters,
     "apply": seats._apply_statement(("insert", "update", "delete", "count", "log")),

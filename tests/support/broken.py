@@ -29,14 +29,15 @@ PAUSE = 0.001
 
 
 def unordered() -> None:
-    """Batches lock the seat rows of their courses one by one and in any order."""
+    """Batches lock the seat rows of their courses one by one and in any order, and wait for those of others."""
     in_order = seats.lock_and_load
 
-    async def in_disorder(connection: Any, course_ids: Collection[int], *others: Any) -> seats.Loaded:
+    async def in_disorder(connection: Any, course_ids: Collection[int], *others: Any, **_: Any) -> seats.Loaded:
+        await connection.execute("SET LOCAL lock_timeout = '20s'")
         for course_id in random.sample(sorted(course_ids), len(course_ids)):
-            await in_order(connection, [course_id], *others)
+            await in_order(connection, [course_id], *others, skip_locked=False)
             await asyncio.sleep(PAUSE)
-        return await in_order(connection, course_ids, *others)
+        return await in_order(connection, course_ids, *others, skip_locked=False)
 
     vars(seats)["lock_and_load"] = in_disorder
 

@@ -15,7 +15,7 @@ from enrollment_service.store.models import SeatsRow
 def forget_the_lock() -> None:
     """Reads seat rows where the service locks them."""
     wanted = select(*seats._seat_columns).where(seats._wanted)
-    vars(seats)["_locking"] = wanted.order_by(SeatsRow.course_id)
+    vars(seats)["_locking"] = lambda _: wanted.order_by(SeatsRow.course_id)
 
 
 if __name__ == "__main__":

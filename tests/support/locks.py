@@ -40,19 +40,37 @@ async def held(database_url: str, *course_ids: int) -> AsyncIterator[Connection]
 
 
 def waiting_in(service: Service) -> int:
-    """How many commands wait for a batch of a service's writer."""
-    return len(service.app._writer._batcher._queue)
+    """How many commands wait for a batch of a service's writer, in any of its lanes."""
+    writer = service.app._writer
+    return len(writer._usual._queue) + len(writer._bulk._queue) + writer._patient.waiting
 
 
 async def in_one_batch(service: Service, calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
     """The answers, or exceptions, of calls that the service finds in its queue together, in this order."""
-    blocker, (course_id,) = (await service.client.students(1))[0], await service.client.courses(1)
-    async with held(service.settings.database_url, course_id) as observer:
-        first = asyncio.create_task(service.client.enroll(blocker, course_id))
-        await until_waiting(observer)
+    student_id, (course_id,) = (await service.client.students(1))[0], await service.client.courses(1)
+    async with standing_still(service) as arrived:
+        first = asyncio.create_task(service.client.enroll(student_id, course_id))
+        await arrived.wait()
         tasks = []
         for index, call in enumerate(calls, start=1):
             tasks.append(asyncio.create_task(call))
             await until(lambda index=index: waiting_in(service) == index)  # type: ignore[misc]
     await first
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def standing_still(service: Service) -> AsyncIterator[asyncio.Event]:
+    """The usual lane of a service begins no batch inside the block; yields what says that one is about to begin."""
+    lane: Any = service.app._writer._usual
+    run, arrived, go_on = lane._run, asyncio.Event(), asyncio.Event()
+
+    async def wait_and_run(commands: Sequence[Any]) -> Any:
+        arrived.set()
+        await go_on.wait()
+        return await run(commands)
+
+    lane._run = wait_and_run
+    yield arrived
+    lane._run = run
+    go_on.set()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,6 +31,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """A port to come back to: below those that outgoing connections are given, which would take it meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -57,8 +68,10 @@ async def run_command(*arguments: str, **variables: str) -> subprocess.Completed
 class ServerProcess:
     """One server process. Its log is in a file of its own; lines are there at the latest when it has ended."""
 
-    def __init__(self, database_url: str, folder: Path, python: Sequence[str] = SERVE, **variables: str) -> None:
-        self.port = free_port()
+    def __init__(
+        self, database_url: str, folder: Path, python: Sequence[str] = SERVE, port: int = 0, **variables: str
+    ) -> None:
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log_file = folder / f"server-{self.port}.log"
         self._error_file = folder / f"server-{self.port}.err"
@@ -132,15 +145,22 @@ class Processes:
         self._stack = AsyncExitStack()
         self._started: list[ServerProcess] = []
 
-    def spawn(self, python: Sequence[str] = SERVE, **variables: str) -> ServerProcess:
-        """A process that was just started and may not serve yet, or never will."""
-        process = ServerProcess(self._database_url, self._folder, python, **variables)
+    def spawn(self, python: Sequence[str] = SERVE, port: int = 0, **variables: str) -> ServerProcess:
+        """A process that was just started and may not serve yet, or never will; on any free port if none is given."""
+        process = ServerProcess(self._database_url, self._folder, python, port, **variables)
         self._started.append(process)
         return process
 
     async def client(self, process: ServerProcess) -> Client:
         """A client of a process, open until the test is over."""
         return await self._stack.enter_async_context(client_of(process.address, EAGER))
+
+    async def start_lasting(self, **variables: str) -> tuple[ServerProcess, Client]:
+        """A process that serves on a port to restart on, and a client of it."""
+        process = self.spawn(port=lasting_port(), **variables)
+        client = await self.client(process)
+        await process.wait_serving(client)
+        return process, client
 
     async def start(self, python: Sequence[str] = SERVE, **variables: str) -> tuple[ServerProcess, Client]:
         """A process that serves, and a client of it."""
@@ -151,7 +171,7 @@ class Processes:
         self, count: int, python: Sequence[str] = SERVE, **variables: str
     ) -> list[tuple[ServerProcess, Client]]:
         """Several processes on one database, all serving, each with a client."""
-        processes = [self.spawn(python, **variables) for _ in range(count)]
+        processes = [self.spawn(python, 0, **variables) for _ in range(count)]
         clients = [await self.client(process) for process in processes]
         await asyncio.gather(
             *(process.wait_serving(client) for process, client in zip(processes, clients, strict=True))

@@ -1,0 +1,265 @@
+"""`EnrollmentClient`: one method per RPC, sent with a deadline and a request_id and retried where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from datetime import datetime
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from enrollment_service.client.calls import Caller
+from enrollment_service.client.chunks import Chunks
+from enrollment_service.v1 import enrollment_pb2 as pb
+
+Time = Timestamp | datetime | None
+"""A datetime without a time zone counts as UTC."""
+
+
+class EnrollmentClient(Caller):
+    """A client of the enrollment service. Make it inside a running event loop, and one for many calls.
+
+    Every method raises ServiceError, after the retries it allows: Refused where nothing was changed, OutcomeUnknown
+    where that cannot be known. A write that takes a request_id is sent with one, yours or a new one, and with the same
+    again when it is retried; reads and dry runs are retried as well. Any other write is sent a second time only if the
+    first certainly had no effect. Cancelling a call raises CancelledError at once and never undoes a change.
+
+    Args:
+        target: an address (`host:port`; several as `ipv4:host:port,host:port` or `dns:///name:port`: calls go to
+            whichever serve), or a channel, which then stays yours to close.
+        credentials: for TLS; with call credentials in it, also who is calling. None: neither.
+        timeout: how long one attempt may take, in seconds.
+        budget: how long a call may take with all its retries, in seconds.
+        metadata: sent with every call.
+        wait_for_ready: whether to wait, within the timeout, for a server that is not there yet, rather than fail.
+        options: channel options that are added to ours, or win over them.
+        pauses: how long to wait between attempts.
+    """
+
+    # Students.
+
+    async def create_student(self, full_name: str, email: str) -> pb.Student:
+        """Creates a student."""
+        request = pb.CreateStudentRequest(student=pb.Student(full_name=full_name, email=email))
+        response: pb.CreateStudentResponse = await self.call("CreateStudent", request)
+        return response.student
+
+    async def get_student(self, student_id: int) -> pb.Student:
+        """The student with this id."""
+        response: pb.GetStudentResponse = await self.call("GetStudent", pb.GetStudentRequest(student_id=student_id))
+        return response.student
+
+    async def update_student(self, student: pb.Student, fields: Iterable[str]) -> pb.Student:
+        """Changes the named fields to those of the message; only if its etag, where it has one, is the present one."""
+        request = pb.UpdateStudentRequest(student=student, update_mask=FieldMask(paths=fields))
+        response: pb.UpdateStudentResponse = await self.call("UpdateStudent", request)
+        return response.student
+
+    async def delete_student(self, student_id: int, *, etag: str = "", force: bool = False) -> None:
+        """Deletes a student; with force, enrollments too."""
+        await self.call("DeleteStudent", pb.DeleteStudentRequest(student_id=student_id, etag=etag, force=force))
+
+    async def list_students(self, *, query: str = "", page_size: int = 0) -> AsyncIterator[pb.Student]:
+        """All students whose name or address begins with the query, by id; over all pages."""
+        async for page in self.pages("ListStudents", pb.ListStudentsRequest(query=query, page_size=page_size)):
+            for student in page.students:
+                yield student
+
+    # Courses.
+
+    async def create_course(
+        self,
+        code: str,
+        title: str,
+        *,
+        description: str = "",
+        capacity: int | None = None,
+        waitlist_capacity: int = 0,
+        enroll_open_time: Time = None,
+        enroll_close_time: Time = None,
+    ) -> pb.Course:
+        """Creates a course; None means no limit."""
+        course = pb.Course(
+            code=code,
+            title=title,
+            description=description,
+            capacity=capacity,
+            waitlist_capacity=waitlist_capacity,
+            enroll_open_time=enroll_open_time,
+            enroll_close_time=enroll_close_time,
+        )
+        response: pb.CreateCourseResponse = await self.call("CreateCourse", pb.CreateCourseRequest(course=course))
+        return response.course
+
+    async def get_course(self, course_id: int) -> pb.Course:
+        """The course with this id, and its present counts."""
+        response: pb.GetCourseResponse = await self.call("GetCourse", pb.GetCourseRequest(course_id=course_id))
+        return response.course
+
+    async def update_course(self, course: pb.Course, fields: Iterable[str]) -> pb.Course:
+        """Changes the named fields to those of the message, or clears them; like `update_student`."""
+        request = pb.UpdateCourseRequest(course=course, update_mask=FieldMask(paths=fields))
+        response: pb.UpdateCourseResponse = await self.call("UpdateCourse", request)
+        return response.course
+
+    async def delete_course(self, course_id: int, *, etag: str = "", force: bool = False) -> None:
+        """Deletes a course; with force, enrollments too."""
+        await self.call("DeleteCourse", pb.DeleteCourseRequest(course_id=course_id, etag=etag, force=force))
+
+    async def list_courses(
+        self, *, query: str = "", only_open: bool = False, page_size: int = 0
+    ) -> AsyncIterator[pb.Course]:
+        """All courses whose code or title begins with the query, by id; over all pages."""
+        request = pb.ListCoursesRequest(query=query, only_open=only_open, page_size=page_size)
+        async for page in self.pages("ListCourses", request):
+            for course in page.courses:
+                yield course
+
+    # Enrollments.
+
+    async def enroll_student(
+        self,
+        student_id: int,
+        course_ids: Iterable[int],
+        *,
+        on_full: pb.OnFull = pb.ON_FULL_REJECT,
+        validate_only: bool = False,
+        request_id: str = "",
+        reason: str = "",
+    ) -> list[pb.Enrollment]:
+        """Enrolls a student in all of the courses or in none; the enrollments in the order of the ids."""
+        request = pb.EnrollStudentRequest(
+            student_id=student_id,
+            course_ids=course_ids,
+            on_full=on_full,
+            validate_only=validate_only,
+            request_id=request_id,
+            reason=reason,
+        )
+        response: pb.EnrollStudentResponse = await self.call("EnrollStudent", request)
+        return list(response.enrollments)
+
+    async def unenroll_student(
+        self,
+        student_id: int,
+        course_id: int,
+        *,
+        allow_missing: bool = False,
+        etag: str = "",
+        request_id: str = "",
+        reason: str = "",
+    ) -> pb.Enrollment:
+        """Takes a student out of a course or off its waitlist."""
+        request = pb.UnenrollStudentRequest(
+            student_id=student_id,
+            course_id=course_id,
+            allow_missing=allow_missing,
+            etag=etag,
+            request_id=request_id,
+            reason=reason,
+        )
+        response: pb.UnenrollStudentResponse = await self.call("UnenrollStudent", request)
+        return response.enrollment
+
+    async def swap_enrollment(
+        self,
+        student_id: int,
+        from_course_id: int,
+        to_course_id: int,
+        *,
+        validate_only: bool = False,
+        request_id: str = "",
+        reason: str = "",
+    ) -> pb.SwapEnrollmentResponse:
+        """Moves a student from one course into another, both or neither."""
+        request = pb.SwapEnrollmentRequest(
+            student_id=student_id,
+            from_course_id=from_course_id,
+            to_course_id=to_course_id,
+            validate_only=validate_only,
+            request_id=request_id,
+            reason=reason,
+        )
+        response: pb.SwapEnrollmentResponse = await self.call("SwapEnrollment", request)
+        return response
+
+    async def get_enrollment(self, student_id: int, course_id: int) -> pb.Enrollment:
+        """One enrollment, with its student and its course."""
+        request = pb.GetEnrollmentRequest(student_id=student_id, course_id=course_id)
+        response: pb.GetEnrollmentResponse = await self.call("GetEnrollment", request)
+        return response.enrollment
+
+    async def list_student_courses(
+        self,
+        student_id: int,
+        *,
+        states: Iterable[pb.EnrollmentState] = (),
+        as_of: Time = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[pb.Enrollment]:
+        """The enrollments of a student, each with its course, by course id; over all pages."""
+        request = pb.ListStudentCoursesRequest(student_id=student_id, states=states, page_size=page_size, as_of=as_of)
+        async for page in self.pages("ListStudentCourses", request):
+            for enrollment in page.enrollments:
+                yield enrollment
+
+    async def list_course_students(
+        self,
+        course_id: int,
+        *,
+        states: Iterable[pb.EnrollmentState] = (),
+        as_of: Time = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[pb.Enrollment]:
+        """The enrollments in a course, each with its student: the enrolled by id, then the waiters in their order."""
+        request = pb.ListCourseStudentsRequest(course_id=course_id, states=states, page_size=page_size, as_of=as_of)
+        async for page in self.pages("ListCourseStudents", request):
+            for enrollment in page.enrollments:
+                yield enrollment
+
+    # Many at once.
+
+    async def reconcile_roster(
+        self,
+        course_id: int,
+        student_ids: Iterable[int],
+        *,
+        max_removals: int = 0,
+        validate_only: bool = False,
+        request_id: str = "",
+    ) -> pb.ReconcileRosterResponse:
+        """Makes the enrolled students of a course exactly these, all or none."""
+        request = pb.ReconcileRosterRequest(
+            course_id=course_id,
+            student_ids=student_ids,
+            max_removals=max_removals,
+            validate_only=validate_only,
+            request_id=request_id,
+        )
+        response: pb.ReconcileRosterResponse = await self.call("ReconcileRoster", request)
+        return response
+
+    def import_enrollments(
+        self, chunks: Chunks, *, answer_timeout: float = 60.0
+    ) -> AsyncGenerator[pb.ImportEnrollmentsResponse, None]:
+        """Sends chunks (messages ImportEnrollmentsRequest, from any iterable); yields their answers in order.
+
+        A few are in flight at a time. If the stream breaks it is opened again, and what was not answered is sent again
+        with the same request_id. A chunk without chunk_id gets its place in the order, from 1 on. What the iterable
+        raises is raised here, once all chunks before it are answered.
+
+        Args:
+            chunks: the chunks.
+            answer_timeout: after how many seconds without the answer that is due the stream counts as broken.
+        """
+        return self.chunks("ImportEnrollments", chunks, answer_timeout=answer_timeout)
+
+    def watch_enrollment_events(
+        self, *, course_id: int = 0, resume_token: str = "", follow: bool = True
+    ) -> AsyncGenerator[pb.WatchEnrollmentEventsResponse, None]:
+        """Every committed change from the token on, in order per course, at least once.
+
+        A stream that breaks is resumed. Keep the resume_token of the last message that you have dealt with.
+        """
+        request = pb.WatchEnrollmentEventsRequest(course_id=course_id, resume_token=resume_token, follow=follow)
+        return self.watch("WatchEnrollmentEvents", request)

@@ -1,0 +1,234 @@
+"""The patient lane: commands that need a row which others have locked wait here, so that nobody else has to.
+
+Each such row has a queue, in order of arrival. A worker waits in PostgreSQL for one row, holding nothing else. Once it
+has the row it decides the row's commands, and takes along those of other queues whose rows have become free meanwhile.
+If the row stays locked for the lock timeout, everybody who waits for it is answered together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from enrollment_service.domain.commands import Answer, Command
+from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
+from enrollment_service.domain.footprint import Footprint, Row, rounds
+from enrollment_service.engine.batch import Busy
+from enrollment_service.store.database import Database
+from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
+from enrollment_service.store.transactions import HeldConnection
+
+MAX_WORKERS = 3
+# Where more rows are waited for than there are workers, each waits for so long before another row has its turn.
+TURN_MS = 50
+
+Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy]
+
+
+class Entry(NamedTuple):
+    """A command that waits: since when by the event loop's clock, for which row, and where its caller is answered."""
+
+    since: float
+    row: Row
+    command: Command[Any]
+    answer: asyncio.Future[Answer]
+
+
+class Turn:
+    """One try to serve a row, in a transaction that begins by waiting for it.
+
+    Attributes:
+        held: the connection to do it on.
+        row: the row to wait for.
+        max_wait_ms: for how long.
+        claimed: the rows whose queues are served with it; nobody else serves them meanwhile.
+        entries: what is decided, by command.
+    """
+
+    def __init__(self, lane: PatientLane, held: HeldConnection, row: Row, max_wait_ms: int) -> None:
+        self._lane = lane
+        self.held = held
+        self.row = row
+        self.max_wait_ms = max_wait_ms
+        self.claimed = [row]
+        self.entries: dict[Command[Any], Entry] = {}
+
+    def commands(self) -> list[Command[Any]]:
+        """What is to be decided now that the row is locked; whose caller has gone meanwhile is left out."""
+        if not self.entries:
+            self._lane.form(self)
+        return [command for command, entry in self.entries.items() if not entry.answer.done()]
+
+
+class PatientLane:
+    """Queues by row, and the workers that wait for them."""
+
+    def __init__(
+        self,
+        database: Database,
+        run: Callable[[Turn], Awaitable[Results]],
+        *,
+        lock_timeout_ms: int,
+        max_commands: int,
+        max_waiting: int,
+    ) -> None:
+        """Nothing is opened before a row is busy.
+
+        Args:
+            database: where the workers get their connections.
+            run: serves a turn; raises RowBusyError if it has waited for the row in vain.
+            lock_timeout_ms: how long a row is waited for in all.
+            max_commands: in one transaction.
+            max_waiting: commands in all queues; beyond it they are refused with OVERLOADED.
+        """
+        self._database = database
+        self._run = run
+        self._lock_timeout = lock_timeout_ms / 1000
+        self._max_commands = max_commands
+        self._max_waiting = max_waiting
+        self._queues: dict[Row, deque[Entry]] = {}
+        self._since: dict[Row, float] = {}
+        # Rows that no worker is busy with, in the order in which they have their turn.
+        self._turns: deque[Row] = deque()
+        self._idle: list[HeldConnection] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return sum(map(len, self._queues.values()))
+
+    def row_of(self, command: Command[Any]) -> Row | None:
+        """The row in whose queue a newcomer must wait, so that it passes nobody who came before."""
+        if not self._queues:
+            return None
+        return next((row for row in Footprint.of([command]).rows if row in self._queues), None)
+
+    def add(self, row: Row, command: Command[Any]) -> asyncio.Future[Answer]:
+        """Takes a command that needs a busy row; the answer is still to come."""
+        loop = asyncio.get_running_loop()
+        entry = Entry(loop.time(), row, command, loop.create_future())
+        if self.waiting >= self._max_waiting:
+            entry.answer.set_exception(Overloaded())
+        else:
+            self._put(entry)
+        return entry.answer
+
+    async def until_empty(self, max_wait: float) -> None:
+        """Returns once nobody waits here, after so many seconds at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), max_wait)
+
+    async def close(self) -> None:
+        """Answers everybody who waits, then gives the connections back."""
+        while self._workers:
+            await asyncio.wait(self._workers)
+        for held in self._idle:
+            await held.close()
+
+    def form(self, turn: Turn) -> None:
+        """Chooses what a turn decides: the commands of its row, then of all rows that may have become free."""
+        turn.claimed += self._turns
+        self._turns.clear()
+        waiting = [entry for row in turn.claimed for entry in self._drain(row)]
+        together = rounds(entry.command for entry in waiting)[0] if waiting else []
+        chosen = set(together[: 1 if together and together[0].bulk else self._max_commands])
+        for entry in waiting:
+            if entry.command in chosen:
+                turn.entries[entry.command] = entry
+            else:
+                self._queues[entry.row].append(entry)
+
+    def _put(self, entry: Entry) -> None:
+        if entry.row not in self._queues:
+            self._empty.clear()
+            self._queues[entry.row] = deque()
+            self._since[entry.row] = asyncio.get_running_loop().time()
+            self._turns.append(entry.row)
+            self._employ()
+        self._queues[entry.row].append(entry)
+
+    def _employ(self) -> None:
+        """Starts a worker where one more may be of use."""
+        if len(self._workers) < MAX_WORKERS:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        held = self._idle.pop() if self._idle else self._database.hold(MAX_WAIT_HOLDING_MS)
+        try:
+            while self._turns:
+                row = self._turns.popleft()
+                turn = Turn(self, held, row, self._max_wait_ms(row))
+                try:
+                    await self._serve(turn)
+                finally:
+                    self._give_back(turn)
+        finally:
+            self._idle.append(held)
+
+    def _give_back(self, turn: Turn) -> None:
+        """Rows that are still waited for have another turn, the one that has just been served last."""
+        for row in reversed(turn.claimed):
+            if self._queues[row]:
+                self._turns.append(row)
+            else:
+                del self._queues[row], self._since[row]
+        if not self._queues:
+            self._empty.set()
+
+    async def _serve(self, turn: Turn) -> None:
+        if all(entry.answer.done() for entry in self._queues[turn.row]):
+            self._queues[turn.row].clear()
+            return
+        try:
+            results = await self._run(turn)
+        except RowBusyError:
+            if self._remaining(self._since[turn.row]) <= 0:
+                for entry in self._drain(turn.row):
+                    entry.answer.set_exception(DatabaseUnavailable())
+            return
+        for command, result in results.items():
+            self._settle(turn.entries[command], result)
+        self._restart_clocks(turn)
+
+    def _restart_clocks(self, turn: Turn) -> None:
+        """Whoever waits for a row that could be locked just now waits for somebody else from here on."""
+        now = asyncio.get_running_loop().time()
+        for row in {turn.row, *(entry.row for entry in turn.entries.values())}:
+            if row in self._since:
+                self._since[row] = now
+
+    def _settle(self, entry: Entry, result: Answer | Exception | Busy) -> None:
+        if entry.answer.done():
+            return
+        if isinstance(result, Busy) and self._remaining(entry.since) > 0:
+            self._put(entry._replace(row=result.row))
+        elif isinstance(result, Busy):
+            # It needs several rows, and never got them all.
+            entry.answer.set_exception(DatabaseUnavailable())
+        elif isinstance(result, Exception):
+            entry.answer.set_exception(result)
+        else:
+            entry.answer.set_result(result)
+
+    def _drain(self, row: Row) -> list[Entry]:
+        """Empties a queue; whose caller has gone is left out."""
+        queue = self._queues[row]
+        entries = [entry for entry in queue if not entry.answer.done()]
+        queue.clear()
+        return entries
+
+    def _remaining(self, since: float) -> float:
+        """How many seconds are left of the lock timeout that began at a time."""
+        return since + self._lock_timeout - asyncio.get_running_loop().time()
+
+    def _max_wait_ms(self, row: Row) -> int:
+        remaining = max(1, int(self._remaining(self._since[row]) * 1000))
+        return min(TURN_MS, remaining) if len(self._queues) > MAX_WORKERS else remaining

@@ -1,0 +1,57 @@
+"""A file on its way through the client: what becomes of its rows, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enrollment_service.cli.upload import UnreadableFileError, import_file
+from tests.support.databases import Connection
+from tests.support.processes import environment, free_port
+from tests.support.services import Service
+
+
+async def test_a_file_becomes_enrollments(service: Service, connection: Connection, tmp_path: Path) -> None:
+    student_ids = await service.client.students(9)
+    (course_id,) = await service.client.courses(1, capacity=5)
+    rows = [f"{student_id},{course_id}" for student_id in student_ids]
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join(["student_id,course_id", *rows, rows[0], "x,1", f"{2**63 - 1},{course_id}"]) + "\n")
+    counted: list[int] = []
+    report = await import_file(file, service.address, waitlist=False, chunk_size=2, progress=counted.append)
+    assert (report.counts["enrolled"], report.counts["already_enrolled"]) == (5, 1)
+    assert [(one.line, one.reason) for one in report.rejected] == [
+        *((line, "COURSE_FULL") for line in (7, 8, 9, 10)),
+        (12, "INVALID_FIELD"),
+        (13, "STUDENT_NOT_FOUND"),
+    ]
+    assert sum(counted) == 11
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 5
+
+
+async def test_what_stands_before_a_bad_byte_is_imported(
+    service: Service, connection: Connection, tmp_path: Path
+) -> None:
+    student_ids = await service.client.students(3)
+    (course_id,) = await service.client.courses(1)
+    good = "".join(f"{student_id},{course_id}\n" for student_id in student_ids)
+    file = tmp_path / "rows.csv"
+    # Far enough behind, because files are read in blocks.
+    file.write_bytes(b"student_id,course_id\n" + good.encode() + b"0,0\n" * 50_000 + b"\xff,1\n")
+    with pytest.raises(UnreadableFileError):
+        await import_file(file, service.address, waitlist=False, chunk_size=1, progress=lambda _: None)
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 3
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n1,2\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "enrollment_service", "import", f"{file}"],
+        env=environment(LISTEN=f"127.0.0.1:{free_port()}"), capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "student_id and course_id" in ran.stderr
