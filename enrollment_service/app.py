@@ -97,6 +97,8 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Whoever started us may have held them back until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if ends_with_parent:
         loop.add_reader(0, _stop_at_end_of_input, loop, stop)
     await wait_for_database(settings, stop)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -17,7 +19,6 @@ from enrollment_service.telemetry import logs
 @click.command()
 def serve() -> None:
     """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
-    _stop_at_once_when_told()
     settings = read_settings_with_database()
     if settings.workers == 1:
         _serve_here(settings)
@@ -28,25 +29,28 @@ def serve() -> None:
 @click.command(hidden=True)
 def worker() -> None:
     """Serve as one of several processes; ends when the process that started it does."""
-    _stop_at_once_when_told()
     # The process that started it has warned already.
     _serve_here(read_settings_with_database(warn=False), ends_with_parent=True)
 
 
-def _stop_at_once_when_told() -> None:
-    """Until the event loop takes the signals over there is nothing to drain; to end then is no failure."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until the event loop listens for them and lets them in: to stop while it starts is no failure."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
-    import uvloop
-
-    from enrollment_service.app import serve as serve_until_stopped
-
     buffer = logs.configure(settings.log_level)
     try:
-        with explained():
+        with _signals_held(), explained():
+            import uvloop
+
+            from enrollment_service.app import serve as serve_until_stopped
+
             uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
     except RuntimeError as error:
         if "bind" not in str(error).lower():
@@ -61,7 +65,8 @@ def _supervise(settings: Settings) -> None:
 
     buffer = logs.configure(settings.log_level)
     try:
-        sys.exit(asyncio.run(supervise(settings)))
+        with _signals_held():
+            sys.exit(asyncio.run(supervise(settings)))
     except OSError as error:
         end(f"cannot serve on {settings.listen}: {error.strerror}", FAILED)
     finally:

@@ -58,6 +58,8 @@ async def supervise(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Whoever started us may have held them back until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with reserved(settings.listen) as listen:
         log.info("starting workers", listen=listen, workers=settings.workers)
         keepers = [asyncio.create_task(_keep_alive(listen, index, stop)) for index in range(settings.workers)]
