@@ -20,17 +20,12 @@ from enrollment_service.engine.housekeeping import purge_for_ever
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.writer import Writer
 from enrollment_service.settings import Settings
-from enrollment_service.store.database import SCHEMA_REVISION, Clock, Database
-from enrollment_service.store.faults import fault_of
-from enrollment_service.telemetry.logs import describe
+from enrollment_service.store.database import Clock, Database
+from enrollment_service.store.faults import Fault, facts_of, fault_of
 
 log = structlog.get_logger()
 
 DATABASE_POLL_SECONDS = 0.5
-
-
-class WrongSchemaError(Exception):
-    """The database has another schema than this code is written for."""
 
 
 class App:
@@ -55,7 +50,7 @@ class App:
         Raises:
             WrongSchemaError: the database is not migrated, or by another version.
         """
-        await _check_schema(self._database)
+        await self._database.check_schema()
         self.port = self._server.add_insecure_port(self._settings.listen)
         await self._server.start()
         await self._health.serving(("", SERVICE))
@@ -102,6 +97,8 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Whoever started us may have held them back until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if ends_with_parent:
         loop.add_reader(0, _stop_at_end_of_input, loop, stop)
     await wait_for_database(settings, stop)
@@ -139,26 +136,23 @@ def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) 
 
 
 async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
-    """Waits until the database answers, however long it takes to come up."""
+    """Waits until the database answers, however long it takes to come up.
+
+    Raises:
+        Exception: MISCONFIGURED is what `fault_of` says of it, and no waiting helps.
+    """
     database = Database(settings)
     try:
         while not stop.is_set():
             try:
                 await database.schema_revision()
-            except Exception as error:  # noqa: BLE001 - whatever keeps it from answering may pass
-                log.warning("waiting for the database", fault=fault_of(error).name, error=describe(error)["type"])
+            except Exception as error:
+                if fault_of(error) is Fault.MISCONFIGURED:
+                    raise
+                log.warning("waiting for the database", **facts_of(error))
             else:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), DATABASE_POLL_SECONDS)
     finally:
         await database.close()
-
-
-async def _check_schema(database: Database) -> None:
-    revision = await database.schema_revision()
-    if revision != SCHEMA_REVISION:
-        raise WrongSchemaError(
-            f"the database has schema revision {revision or 'none'}, this version needs {SCHEMA_REVISION}; "
-            "run `python -m enrollment_service migrate`"
-        )

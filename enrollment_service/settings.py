@@ -8,13 +8,15 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "ENROLLMENT_"
+
 Profile = Literal["production", "dev"]
 
 
 class Settings(BaseSettings):
     """The settings of one process. Times are in seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="ENROLLMENT_", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True, env_ignore_empty=True)
 
     profile: Profile = Field("production", description="`dev` switches reflection on and authentication off.")
     listen: str = Field("127.0.0.1:50051", description="Address and port to serve on.")
@@ -40,8 +42,11 @@ class Settings(BaseSettings):
     @classmethod
     def _address_has_port(cls, value: str) -> str:
         host, separator, port = value.rpartition(":")
-        if not (separator and host and port.isdigit() and int(port) < 65536):
+        numeric = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536
+        if not (separator and host and numeric):
             raise ValueError("write HOST:PORT, for example 127.0.0.1:50051")
+        if ":" in host or host.startswith("["):
+            _check_brackets(host, port)
         return value
 
     @field_validator("database_url")
@@ -62,6 +67,11 @@ class Settings(BaseSettings):
                 "set ENROLLMENT_LISTEN to 127.0.0.1:PORT, or ENROLLMENT_PROFILE=dev on a private network"
             )
         return self
+
+    @classmethod
+    def variables(cls) -> set[str]:
+        """The names of the environment variables that are settings."""
+        return {f"{PREFIX}{name.upper()}" for name in cls.model_fields}
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -85,3 +95,13 @@ class Settings(BaseSettings):
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection
+
+
+def _check_brackets(host: str, port: str) -> None:
+    """Without them nobody could tell where an IPv6 address ends and the port begins."""
+    try:
+        ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ValueError("write HOST:PORT; an IPv6 address is in brackets, for example [::1]:50051") from None
+    if not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"an IPv6 address needs brackets: [{host.strip('[]')}]:{port}")

@@ -48,7 +48,7 @@ def take_turn(connection: Connection) -> None:
     deadline = time.monotonic() + LONGEST_WAIT
     while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}).scalar_one():
         if time.monotonic() > deadline:
-            raise TimeoutError("another migration has been running for too long")
+            raise CommandError("another migration has been running for too long")
         time.sleep(POLL)
 
 

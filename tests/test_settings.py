@@ -19,10 +19,34 @@ def test_loopback_has_many_names(listen: str) -> None:
     assert Settings(listen=listen).profile == "production"
 
 
-@pytest.mark.parametrize("listen", ["", "50051", ":50051", "localhost", "localhost:", "localhost:http", "h:70000"])
+@pytest.mark.parametrize(
+    "listen", ["", "50051", ":50051", "localhost", "localhost:", "localhost:http", "h:70000", "h:٣"]
+)
 def test_an_address_needs_host_and_port(listen: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         Settings(listen=listen, profile="dev")
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("::1:6133", r"brackets: \[::1\]:6133"),
+        (":::50051", r"brackets: \[::\]:50051"),
+        ("[::1:50051", r"brackets: \[::1\]:50051"),
+        ("fe80::1", "in brackets"),
+        ("[localhost]:50051", "in brackets"),
+        ("a:b:50051", "in brackets"),
+    ],
+)
+def test_an_ipv6_address_needs_brackets(listen: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Settings(listen=listen, profile="dev")
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.variables():
+        monkeypatch.setenv(name, "")
+    assert Settings() == Settings.model_construct()
 
 
 @pytest.mark.parametrize("url", ["mysql://h/db", "sqlite:///file", "h/db", "postgresqlx://h"])

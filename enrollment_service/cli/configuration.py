@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import NoReturn
 
 import click
 from pydantic import ValidationError
 
-from enrollment_service.settings import Settings
+from enrollment_service.settings import PREFIX, Settings
 
 UNFIT = 2
 
 
-def read_settings() -> Settings:
-    """The settings from the environment."""
+# The folder of the embedded PostgreSQL, which `dev/` reads before it runs these commands.
+DEVELOPMENT = {"ENROLLMENT_DATA_DIR"}
+
+
+def read_settings(*, warn: bool = True) -> Settings:
+    """The settings from the environment; what there only looks like one is warned of."""
+    if warn:
+        _warn_of_unknown()
     try:
         return Settings()
     except ValidationError as error:
         _end(*_problems(error))
 
 
-def read_settings_with_database() -> Settings:
+def read_settings_with_database(*, warn: bool = True) -> Settings:
     """The same for commands that need a database."""
-    settings = read_settings()
+    settings = read_settings(warn=warn)
     if not settings.database_url:
         _end(
             "Set ENROLLMENT_DATABASE_URL to postgresql://user:password@host:port/database. "
             "In a checkout, `make run` brings a database of its own."
         )
     return settings
+
+
+@cache
+def _warn_of_unknown() -> None:
+    """Once per process: `make run` runs several commands in one."""
+    known = Settings.variables() | DEVELOPMENT
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            click.echo(f"{name} is not a setting and has no effect{_hint(name, known)}", err=True)
+
+
+def _hint(name: str, known: set[str]) -> str:
+    from difflib import get_close_matches
+
+    names = {candidate.removeprefix(PREFIX): candidate for candidate in known}
+    close = get_close_matches(name.upper().removeprefix(PREFIX), names, n=1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -6,11 +6,15 @@ for the command `alembic` in a checkout; nothing here needs it.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.cli.endings import FAILED, end, explained
+from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -19,9 +23,28 @@ PACKAGE = Path(__file__).resolve().parents[1]
 @click.command()
 def migrate() -> None:
     """Bring the database to the schema this version needs."""
+    from alembic.util import CommandError
+
     settings = read_settings_with_database()
     logs.configure(settings.log_level)
-    run_migrations(settings.database_url)
+    try:
+        with explained(FAILED):
+            asyncio.run(_look_first(settings))
+            run_migrations(settings.database_url)
+    except CommandError as error:
+        end(str(error), FAILED)
+
+
+async def _look_first(settings: Settings) -> None:
+    """Ends well where there is something to migrate, or nothing left to do."""
+    from enrollment_service.store.database import Database, OlderSchemaError
+
+    database = Database(settings)
+    try:
+        with suppress(OlderSchemaError):
+            await database.check_schema()
+    finally:
+        await database.close()
 
 
 def run_migrations(database_url: str) -> None:

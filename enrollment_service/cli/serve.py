@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.cli.endings import FAILED, end, explained
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
 
@@ -25,27 +29,33 @@ def serve() -> None:
 @click.command(hidden=True)
 def worker() -> None:
     """Serve as one of several processes; ends when the process that started it does."""
-    _serve_here(read_settings_with_database(), ends_with_parent=True)
+    # The process that started it has warned already.
+    _serve_here(read_settings_with_database(warn=False), ends_with_parent=True)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until the event loop listens for them and lets them in: to stop while it starts is no failure."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
-    import uvloop
-
-    from enrollment_service.app import WrongSchemaError
-    from enrollment_service.app import serve as serve_until_stopped
-    from enrollment_service.cli.workers import UNUSABLE
-
     buffer = logs.configure(settings.log_level)
     try:
-        uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
-    except WrongSchemaError as error:
-        click.echo(str(error), err=True)
-        sys.exit(UNUSABLE)
+        with _signals_held(), explained():
+            import uvloop
+
+            from enrollment_service.app import serve as serve_until_stopped
+
+            uvloop.run(serve_until_stopped(settings, ends_with_parent=ends_with_parent))
     except RuntimeError as error:
         if "bind" not in str(error).lower():
             raise
-        click.echo(f"cannot serve on {settings.listen}: the address is in use or not ours", err=True)
-        sys.exit(1)
+        end(f"cannot serve on {settings.listen}: the address is in use or not ours", FAILED)
     finally:
         buffer.flush()
 
@@ -55,9 +65,9 @@ def _supervise(settings: Settings) -> None:
 
     buffer = logs.configure(settings.log_level)
     try:
-        sys.exit(asyncio.run(supervise(settings)))
+        with _signals_held():
+            sys.exit(asyncio.run(supervise(settings)))
     except OSError as error:
-        click.echo(f"cannot serve on {settings.listen}: {error.strerror}", err=True)
-        sys.exit(1)
+        end(f"cannot serve on {settings.listen}: {error.strerror}", FAILED)
     finally:
         buffer.flush()

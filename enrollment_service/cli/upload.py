@@ -17,6 +17,7 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 
 COLUMNS = ("student_id", "course_id")
 LARGEST_ID = 2**63 - 1
+MAX_DIGITS = len(str(LARGEST_ID))
 
 
 class UnreadableFileError(Exception):
@@ -82,10 +83,11 @@ def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterato
     chunk = Chunk(1, [])
     for values in reader:
         texts = [(values[name] or "").strip() for name in COLUMNS]
-        if not all(text.isascii() and text.isdigit() and 0 < int(text) <= LARGEST_ID for text in texts):
+        student_id, course_id = map(_id_in, texts)
+        if student_id is None or course_id is None:
             report.rejected.append(Rejected(reader.line_num, texts[0], texts[1], "INVALID_FIELD"))
             continue
-        chunk.rows.append(Row(reader.line_num, *map(int, texts)))
+        chunk.rows.append(Row(reader.line_num, student_id, course_id))
         if len(chunk.rows) == size:
             yield chunk
             chunk = Chunk(chunk.chunk_id + 1, [])
@@ -93,23 +95,39 @@ def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterato
         yield chunk
 
 
+def _id_in(text: str) -> int | None:
+    digits = text.lstrip("0")
+    # The length first: Python refuses to read a number of thousands of digits.
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and int(digits) <= LARGEST_ID):
+        return None
+    return int(digits)
+
+
 async def import_file(
-    path: Path, address: str, *, waitlist: bool, chunk_size: int, progress: Callable[[int], None]
-) -> Report:
+    path: Path,
+    address: str,
+    report: Report,
+    *,
+    waitlist: bool,
+    chunk_size: int,
+    patience: float,
+    progress: Callable[[int], None],
+) -> None:
     """Sends the file through the client, which sees to it that no row is lost or counts twice.
 
     Args:
         path: the CSV file.
         address: host and port of the server.
+        report: is kept up to date on the way, so that it tells how far it got however this ends.
         waitlist: whether rows that find a course full join its waitlist.
         chunk_size: rows per chunk, up to 10,000.
+        patience: how long to wait for an answer, and then to go on trying, in seconds.
         progress: called with the number of rows of each chunk that was answered.
 
     Raises:
         UnreadableFileError: the file has no such columns, or is no CSV file further on; rows before that are sent.
         ServiceError: the server refused a chunk, or could not be reached for too long.
     """
-    report = Report()
     on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
     sent: dict[int, Chunk] = {}
 
@@ -120,15 +138,13 @@ async def import_file(
 
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            async with EnrollmentClient(address) as client:
-                async for answer in client.import_enrollments(requests()):
+            async with EnrollmentClient(address, budget=patience) as client:
+                async for answer in client.import_enrollments(requests(), answer_timeout=patience):
                     chunk = sent.pop(answer.chunk_id)
                     report.add(chunk, answer)
                     progress(len(chunk.rows))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(error).__name__})") from error
-    report.rejected.sort()
-    return report
 
 
 def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:

@@ -17,12 +17,11 @@ from collections.abc import Iterator
 
 import structlog
 
+from enrollment_service.cli.endings import UNUSABLE
 from enrollment_service.settings import Settings
 
 log = structlog.get_logger()
 
-# A worker that ends so cannot serve, however often it is started: the settings or the schema are wrong.
-UNUSABLE = 78
 # A worker that dies sooner than this is started again only after a pause, doubled each time.
 SOON = 5.0
 FIRST_PAUSE = 0.1
@@ -59,6 +58,8 @@ async def supervise(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Whoever started us may have held them back until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with reserved(settings.listen) as listen:
         log.info("starting workers", listen=listen, workers=settings.workers)
         keepers = [asyncio.create_task(_keep_alive(listen, index, stop)) for index in range(settings.workers)]
@@ -74,7 +75,8 @@ async def _keep_alive(listen: str, index: int, stop: asyncio.Event) -> int:
         started = time.monotonic()
         status = await _run_worker(listen, stop)
         if stop.is_set():
-            return status
+            # One that was told before it could listen for the signal died of it: it had nothing to lose yet.
+            return 0 if status == -signal.SIGTERM else status
         if status == UNUSABLE:
             stop.set()
             return status

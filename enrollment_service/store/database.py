@@ -13,14 +13,16 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
+from enrollment_service.store.connecting import mistakes_named
 from enrollment_service.store.course_cache import CourseCache
-from enrollment_service.store.transactions import HeldConnection, retried
+from enrollment_service.store.transactions import HeldConnection, retried, told
 
 Result = TypeVar("Result")
 # An expression for the time.
 Clock: TypeAlias = ColumnElement[datetime]
 
-# The newest migration, which this code is written for; a test holds it equal to Alembic's head.
+# The newest migration, which this code is written for; a test holds it equal to Alembic's head. Revisions are numbers
+# in order, so that one that this code does not know yet is known to be newer.
 SCHEMA_REVISION = "0005"
 
 # Connections that are held, at the most: by the reader and the two creators one each, by the writer's lanes five, and
@@ -33,6 +35,14 @@ PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "rand
 # A process that stands still in the middle of a transaction holds its locks for so long, in milliseconds, and no
 # longer: PostgreSQL ends the transaction, and the process begins anew when it goes on.
 MAX_IDLE_IN_TRANSACTION_MS = 2_000
+
+
+class WrongSchemaError(Exception):
+    """The database has another schema than this code is written for. The text says what to do."""
+
+
+class OlderSchemaError(WrongSchemaError):
+    """The database is not migrated, or only by an earlier version: `migrate` mends it."""
 
 
 class Database:
@@ -75,13 +85,32 @@ class Database:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 return await work(connection)
 
-        return await retried(attempt)
+        try:
+            return await retried(attempt)
+        except Exception as error:
+            raise told(error) from error
 
     async def schema_revision(self) -> str | None:
         """The revision that the database's schema has, or None where no migration has run."""
         async with self.engine.connect() as connection:
             known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
             return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
+
+    async def check_schema(self) -> None:
+        """Returns if the database has the schema that this code is written for.
+
+        Raises:
+            WrongSchemaError: it has another.
+        """
+        revision = await self.schema_revision()
+        found = f"the database has schema revision {revision or 'none'}"
+        ours = f"this version's {SCHEMA_REVISION}"
+        if revision is None or (revision.isdigit() and revision < SCHEMA_REVISION):
+            raise OlderSchemaError(f"{found}, older than {ours}: run `python -m enrollment_service migrate`")
+        if revision.isdigit() and revision > SCHEMA_REVISION:
+            raise WrongSchemaError(f"{found}, newer than {ours}: run the version that migrated it, or a later one")
+        if revision != SCHEMA_REVISION:
+            raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
 
     async def close(self) -> None:
         """Closes the connections of the pool."""
@@ -111,8 +140,9 @@ def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
 
     async def connect() -> Any:
         # A URL in libpq's form, so that sslmode, several hosts and the like work as everywhere else.
-        return await asyncpg.connect(
-            settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
-        )
+        with mistakes_named(settings.database_url):
+            return await asyncpg.connect(
+                settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
+            )
 
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)

@@ -1,4 +1,7 @@
-"""What an error of the database says about the transaction it broke: by SQLSTATE, never by text or class."""
+"""What an error of the database says about the transaction it broke: by SQLSTATE, never by text or class.
+
+And what is said of it: to the log, and to an operator at a terminal.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ class Fault(Enum):
 
     RETRY = auto()  # it did not happen, and the same again may succeed
     GONE = auto()  # the connection is lost, or the server cannot write; it did not happen
+    MISCONFIGURED = auto()  # wrong settings or missing rights, which do not mend themselves; it did not happen
+    EXHAUSTED = auto()  # the server is out of disk, memory or the like; it did not happen
     UNKNOWN = auto()  # the connection was lost while COMMIT was under way
     LOCKED = auto()  # a row stayed locked by others for too long; it did not happen
     TIMEOUT = auto()  # a statement took too long; it did not happen
@@ -30,13 +35,33 @@ _BY_SQLSTATE = {
     "57P01": Fault.GONE,
     "57P02": Fault.GONE,
     "57P03": Fault.GONE,
-    "53300": Fault.GONE,
+    "57P04": Fault.GONE,
+    "57P05": Fault.GONE,
     "25P03": Fault.GONE,  # this process stood still for too long in the middle of a transaction
+    "25P04": Fault.GONE,
+    "58030": Fault.GONE,  # a disk that fails
+    "53300": Fault.GONE,  # no connection is free at the moment
+    "42501": Fault.MISCONFIGURED,
     "55P03": Fault.LOCKED,
     "57014": Fault.TIMEOUT,
     "23503": Fault.RACED,
     "23505": Fault.DUPLICATE,
 }
+_BY_CLASS = {
+    "08": Fault.GONE,
+    "53": Fault.EXHAUSTED,  # the connection is still good, and a COMMIT that ends so was rolled back
+}
+# What the driver says by itself: it could not connect, or the connection broke under it, half-way through a message
+# for example. It also says so of work that it was given wrongly, but that is no more than a try more.
+_OF_DRIVER = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+class MisconfiguredError(Exception):
+    """The database cannot be used as it is configured. The text says why to an operator, and holds no password."""
+
+    def __init__(self, text: str, sqlstate: str | None = None) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
 
 
 class CommitUnknownError(Exception):
@@ -53,13 +78,13 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.UNKNOWN
     if isinstance(error, StaleError):
         return Fault.RETRY
+    if isinstance(error, MisconfiguredError):
+        return Fault.MISCONFIGURED
     error = _of_driver(error)
     state = getattr(error, "sqlstate", None)
     if state is not None:
-        return Fault.GONE if state.startswith("08") else _BY_SQLSTATE.get(state, Fault.OTHER)
-    # The driver's own errors: it could not connect, or the connection broke under it. Or the pool has none to give.
-    lost = isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | PoolTimeoutError)
-    return Fault.GONE if lost else Fault.OTHER
+        return _BY_SQLSTATE.get(state) or _BY_CLASS.get(state[:2], Fault.OTHER)
+    return Fault.GONE if isinstance(error, (*_OF_DRIVER, PoolTimeoutError)) else Fault.OTHER
 
 
 def constraint_of(error: BaseException) -> str:
@@ -67,8 +92,33 @@ def constraint_of(error: BaseException) -> str:
     return getattr(_of_driver(error), "constraint_name", None) or ""
 
 
+def facts_of(error: BaseException) -> dict[str, str]:
+    """What a log line says of an error: fault, type and SQLSTATE, but never a text, which may quote data."""
+    driver = _of_driver(error)
+    facts = {"fault": fault_of(error).name, "error": f"{type(driver).__module__}.{type(driver).__qualname__}"}
+    if state := getattr(driver, "sqlstate", None):
+        facts["sqlstate"] = state
+    return facts
+
+
+def explanation_of(error: BaseException) -> str:
+    """One line for an operator at a terminal: PostgreSQL's own message with its SQLSTATE, or what kind of error it is.
+
+    The message names roles, tables and parameters; values that were sent stand in an error's details, left out here.
+    """
+    driver = _of_driver(error)
+    if isinstance(driver, MisconfiguredError):
+        return str(driver)
+    if isinstance(driver, asyncpg.PostgresError):
+        message = " ".join(str(driver.args[0]).split())
+        return f"PostgreSQL says: {message} (SQLSTATE {driver.sqlstate})"
+    return f"the database does not answer ({type(driver).__name__})"
+
+
 def _of_driver(error: BaseException) -> BaseException:
-    """The driver's error inside one of SQLAlchemy's."""
+    """The driver's error inside one of SQLAlchemy's or of ours."""
+    if isinstance(error, CommitUnknownError) and error.__cause__ is not None:
+        return _of_driver(error.__cause__)
     if isinstance(error, DBAPIError) and error.orig is not None:
         return error.orig.__cause__ or error.orig
     return error

@@ -15,10 +15,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.domain.errors import DatabaseUnavailable
-from enrollment_service.store.faults import CommitUnknownError, Fault, fault_of
+from enrollment_service.store.faults import CommitUnknownError, Fault, facts_of, fault_of
+from enrollment_service.telemetry.seldom import Seldom
+
+log = structlog.get_logger()
+_told_seldom = Seldom(seconds=1.0)
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PooledConnection: TypeAlias = AsyncConnection
@@ -26,8 +31,15 @@ Result = TypeVar("Result")
 
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
 # How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
-# not, waiting is the caller's choice. An unknown commit is never tried again.
-_MAX_TRIES = {Fault.RETRY: 5, Fault.RACED: 5, Fault.GONE: 2, Fault.UNKNOWN: 1}
+# not, or if the server has no room, waiting is the caller's choice. An unknown commit is never tried again.
+_MAX_TRIES = {
+    Fault.RETRY: 5,
+    Fault.RACED: 5,
+    Fault.GONE: 2,
+    Fault.MISCONFIGURED: 1,
+    Fault.EXHAUSTED: 1,
+    Fault.UNKNOWN: 1,
+}
 
 
 async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -47,6 +59,7 @@ async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
             if fault not in _MAX_TRIES:
                 raise
             if tries >= _MAX_TRIES[fault]:
+                _log_cause(error)
                 raise DatabaseUnavailable from error
         await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))
 
@@ -54,6 +67,14 @@ async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
 def snapshot(connection: DriverConnection) -> AbstractAsyncContextManager[Any]:
     """A block in which all statements read the database as of one moment."""
     return connection.transaction(isolation="repeatable_read", readonly=True)
+
+
+def _log_cause(error: Exception) -> None:
+    """What callers are not told: why the database is unavailable. An error is what waiting does not mend."""
+    facts = facts_of(error)
+    if times := _told_seldom.due(tuple(facts.values())):
+        write = log.error if fault_of(error) in (Fault.MISCONFIGURED, Fault.EXHAUSTED) else log.warning
+        write("database unavailable", times=times, **facts)
 
 
 def told(error: Exception) -> Exception:

@@ -182,6 +182,37 @@ async def test_a_window_may_not_end_before_it_begins_whichever_end_is_moved(clie
             await update(client, course.course_id, name, **moved)
 
 
+NEARLY_OPENS = {"seconds": OPENS["seconds"], "nanos": 999}  # in the same microsecond
+
+
+async def test_a_window_within_a_microsecond_is_none(client: Client) -> None:
+    """It would be stored as two equal times."""
+    field = "course.enroll_close_time"
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD", fields=[field]):
+        await create(client, **FULL | {"enroll_close_time": NEARLY_OPENS})
+    course = await create(client, **FULL)
+    for names in (["enroll_close_time"], ["enroll_open_time", "enroll_close_time"]):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD", fields=[field]):
+            await update(client, course.course_id, *names, enroll_open_time=OPENS, enroll_close_time=NEARLY_OPENS)
+    assert await get(client, course.course_id) == course
+
+
+@pytest.mark.parametrize("names", [["title"], [*FULL]])
+async def test_a_course_with_an_impossible_window_from_earlier_can_be_edited(
+    client: Client, connection: Connection, names: list[str]
+) -> None:
+    course = await create(client, **FULL)
+    await connection.execute("UPDATE course_seats SET enroll_close_time = enroll_open_time")
+    kept = FULL | {"enroll_close_time": OPENS}
+    assert written(await update(client, course.course_id, *names, **kept | {"title": "New"})) == pb.Course(
+        **kept | {"title": "New"}
+    )
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD", fields=["course.enroll_close_time"]):
+        await update(client, course.course_id, "enroll_open_time", enroll_open_time=CLOSES)
+    mended = await update(client, course.course_id, "enroll_close_time", enroll_close_time=CLOSES)
+    assert mended.enroll_close_time.seconds == CLOSES["seconds"]
+
+
 async def test_the_capacity_cannot_go_below_those_enrolled(client: Client) -> None:
     course = await client.create_course()  # no limit
     for student_id in await client.students(3):

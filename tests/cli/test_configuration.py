@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enrollment_service.cli.main import cli
+from tests.support.client import client_of
+from tests.support.processes import EAGER, Processes, free_port
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,41 @@ def test_a_command_that_needs_a_database_says_so(command: str, capsys: pytest.Ca
         cli([command])
     assert ended.value.code == 2
     assert "ENROLLMENT_DATABASE_URL" in capsys.readouterr().err
+
+
+async def test_variables_that_are_no_settings_are_warned_of_at_start(processes: Processes) -> None:
+    process, _ = await processes.start(LISTENN="127.0.0.1:1", SHUTDOWN_GRACE_SECONDS="1", COLOUR="blue")
+    assert await process.stop() == 0
+    assert process.errors.splitlines() == [
+        "ENROLLMENT_COLOUR is not a setting and has no effect",
+        "ENROLLMENT_LISTENN is not a setting and has no effect; did you mean ENROLLMENT_LISTEN?",
+        "ENROLLMENT_SHUTDOWN_GRACE_SECONDS is not a setting and has no effect; did you mean ENROLLMENT_SHUTDOWN_GRACE?",
+    ]
+
+
+async def test_workers_do_not_repeat_the_warning(processes: Processes) -> None:
+    process, _ = await processes.start(WORKERS="2", LISTENN="127.0.0.1:1")
+    assert await process.stop() == 0
+    assert process.errors.count("ENROLLMENT_LISTENN") == 1
+
+
+async def test_what_only_a_developer_sets_is_no_mistake(processes: Processes) -> None:
+    process, _ = await processes.start(DATA_DIR="anywhere", REFLECTION="")
+    assert await process.stop() == 0
+    assert process.errors == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_an_ipv6_address_in_brackets_is_served(processes: Processes, workers: str) -> None:
+    port = free_port()
+    process = processes.spawn(LISTEN=f"[::1]:{port}", WORKERS=workers)
+    async with client_of(f"[::1]:{port}", EAGER) as client:
+        await process.wait_serving(client)
+        assert (await client.create_student()).student_id
+    assert await process.stop() == 0
+
+
+async def test_an_ipv6_address_without_brackets_is_refused(processes: Processes) -> None:
+    process = processes.spawn(LISTEN="::1:6133")
+    assert await process.ended() == 2
+    assert process.errors == "ENROLLMENT_LISTEN: an IPv6 address needs brackets: [::1]:6133\n"

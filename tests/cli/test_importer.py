@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Processes, run_command
+from tests.support.locks import held, until_waiting
+from tests.support.processes import Processes, free_port, run_command
 
 UNKNOWN = 2**40
 
@@ -96,3 +99,87 @@ async def test_the_command_goes_on_when_the_server_comes_back(processes: Process
     assert f"enrolled: {len(pairs)}\n" in done.stdout
     assert "already enrolled: 0\n" in done.stdout
     assert [await client.roster(course) for course in courses] == [students] * len(courses)
+
+
+async def test_without_a_server_the_command_ends(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("student_id,course_id\n1,1\n")
+    address = f"127.0.0.1:{free_port()}"
+    done = await run_import(address, file, "--timeout", "1")
+    assert done.returncode == 3
+    assert "enrolled: 0\n" in done.stdout
+    assert f"{address}: UNAVAILABLE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_with_a_server_that_never_answers_the_command_ends(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("student_id,course_id\n1,1\n")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        done = await run_import(f"127.0.0.1:{silent.getsockname()[1]}", file, "--timeout", "1")
+    assert done.returncode == 3
+    assert "enrolled: 0\n" in done.stdout
+    assert "import the file again" in done.stderr
+
+
+async def test_a_number_of_thousands_of_digits_is_a_rejected_row(processes: Processes, tmp_path: Path) -> None:
+    process, client = await processes.start()
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    file = tmp_path / "rows.csv"
+    file.write_text(f"student_id,course_id\n{'9' * 5_000},{course}\n{2**63},{course}\n{student:05000},{course}\n")
+    done = await run_import(process.address, file)
+    assert done.returncode == 1, done.stderr
+    assert "enrolled: 1\n" in done.stdout
+    assert "INVALID_FIELD: 2\n" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) < 200
+    assert await client.roster(course) == [student]
+
+
+async def test_a_place_where_rejected_rows_cannot_go_is_noticed_before_anything_is_sent(
+    processes: Processes, tmp_path: Path
+) -> None:
+    process, client = await processes.start()
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    file = tmp_path / "rows.csv"
+    file.write_text(f"student_id,course_id\n{student},{course}\n")
+    for place, said in ((tmp_path / "nowhere" / "rejected.csv", "No such file or directory"), (file, "to import")):
+        done = await run_import(process.address, file, "--rejected", str(place))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    assert await client.roster(course) == []
+    assert file.read_text().endswith(f"{student},{course}\n")
+
+
+async def test_rejected_rows_that_cannot_be_written_are_shown(processes: Processes, tmp_path: Path) -> None:
+    process, _ = await processes.start()
+    file = tmp_path / "rows.csv"
+    file.write_text("student_id,course_id\n" + "x,1\n" * 30)
+    done = await run_import(process.address, file, "--rejected", "/dev/full")
+    assert done.returncode == 1
+    assert "/dev/full" in done.stderr
+    assert done.stdout.count("student x, course 1: INVALID_FIELD") == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_import_that_is_interrupted_says_how_far_it_got(
+    processes: Processes, database_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    process, client = await processes.start()
+    students, (free, locked) = await client.students(10), await client.courses(2)
+    file, rejected = tmp_path / "rows.csv", tmp_path / "rejected.csv"
+    rows = [*(f"{student},{free}" for student in students), f"{students[0]},{locked}"]
+    file.write_text("\n".join(["student_id,course_id", f"nobody,{free}", *rows]))
+    async with held(database_url, locked) as observer:
+        options = ("--chunk-size", "1", "--rejected", str(rejected))
+        command = processes.spawn(("-m", "enrollment_service", "import", str(file), *options), LISTEN=process.address)
+        await until_waiting(observer)
+        command.signal(number)
+        assert await command.ended() == 130
+    output = command.log_file.read_text()
+    (enrolled,) = [int(line.removeprefix("enrolled: ")) for line in output.splitlines() if line.startswith("enrolled")]
+    assert 5 <= enrolled <= 10  # four chunks at the most are sent and not answered
+    assert "Interrupted. What is counted was answered" in command.errors
+    assert "Traceback" not in command.errors
+    assert rejected.read_text().splitlines()[1] == f"2,nobody,{free},INVALID_FIELD"

@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
-from tests.support.databases import Connection, PostgresServer, connected
-from tests.support.processes import Processes, free_port, run_command
+import pytest
+
+from tests.support.databases import Connection, PostgresServer
+from tests.support.mistakes import MISTAKES, PASSWORD, Mistake, role_on
+from tests.support.processes import Processes, ServerProcess, free_port, run_command
+from tests.support.proxy import proxied
+from tests.support.refusals import refused
 from tests.support.services import Service
 
 
-async def test_a_server_refuses_a_database_of_another_revision(database_url: str, connection: Connection) -> None:
-    await connection.execute("UPDATE alembic_version SET version_num = '0001'")
-    listen = f"127.0.0.1:{free_port()}"
-    ended = await run_command("serve", DATABASE_URL=database_url, LISTEN=listen)
-    assert ended.returncode not in {0, 2}
-    assert "0001" in ended.stderr
-    assert "migrate" in ended.stderr
-    assert "Traceback" not in ended.stderr
+async def until_waiting(process: ServerProcess) -> dict[str, str]:
+    """The line of the log that says that the server waits for its database, once it is there."""
+    async with asyncio.timeout(30):
+        while True:
+            lines = [line for line in process.log if line["event"] == "waiting for the database"]
+            if lines:
+                return lines[0]
+            await asyncio.sleep(0.05)  # the log is a file
+
+
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [("0001", "older than"), ("0999", "newer than"), ("ae1027a6acf", "none of this service's")],
+)
+async def test_a_server_refuses_a_database_of_another_revision(
+    database_url: str, connection: Connection, revision: str, words: str
+) -> None:
+    await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+    ended = await run_command("serve", DATABASE_URL=database_url, LISTEN=f"127.0.0.1:{free_port()}")
+    assert ended.returncode == 78
+    (line,) = ended.stderr.splitlines()
+    assert f"schema revision {revision}" in line
+    assert words in line
+    assert ("migrate`" in line) == (words == "older than")
 
 
 async def test_a_server_refuses_a_database_that_is_not_migrated(postgres_server: PostgresServer) -> None:
     async with postgres_server.database() as url:
         ended = await run_command("serve", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
-    assert ended.returncode not in {0, 2}
+    assert ended.returncode == 78
     assert "none" in ended.stderr
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+async def test_a_mistake_that_stays_ends_the_server_with_one_line(
+    database_url: str, connection: Connection, mistake: Mistake
+) -> None:
+    async with mistake.made_in(database_url, connection) as url:
+        ended = await run_command("serve", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
+    assert ended.returncode == 78
+    mistake.check_line(ended.stderr)
 
 
 async def test_a_port_is_not_shared_with_another_server(service: Service, database_url: str) -> None:
@@ -35,18 +67,64 @@ async def test_a_port_is_not_shared_with_another_server(service: Service, databa
 
 async def test_a_server_waits_for_its_database(processes: Processes, database_url: str) -> None:
     """It comes up before the database does; then it serves without having been started again."""
-    name = database_url.rpartition("/")[2]
-    late = f"late_{name}"
-    process = processes.spawn(DATABASE_URL=database_url.replace(name, late))
-    client = await processes.client(process)
-    async with asyncio.timeout(30):
-        while not any(line["event"] == "waiting for the database" for line in process.log):  # noqa: ASYNC110 - a file
-            await asyncio.sleep(0.05)
-    async with connected(database_url.replace(name, "postgres")) as admin:
-        await admin.execute(f"CREATE DATABASE {late} TEMPLATE {name}")
-        try:
-            await process.wait_serving(client)
-            assert (await client.create_student()).student_id
-            assert await process.stop() == 0
-        finally:
-            await admin.execute(f"DROP DATABASE {late} WITH (FORCE)")
+    async with proxied(database_url) as (proxy, url):
+        proxy.refuse()
+        process = processes.spawn(DATABASE_URL=url)
+        client = await processes.client(process)
+        assert (await until_waiting(process))["fault"] == "GONE"
+        proxy.refusing = False
+        await process.wait_serving(client)
+        assert (await client.create_student()).student_id
+        assert await process.stop() == 0
+
+
+async def test_a_server_waits_for_a_free_connection_and_says_for_what(
+    processes: Processes, database_url: str, connection: Connection
+) -> None:
+    async with role_on(database_url, connection) as (role, url):
+        await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        await connection.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        process = processes.spawn(DATABASE_URL=url)
+        line = await until_waiting(process)
+        assert (line["fault"], line["sqlstate"]) == ("GONE", "53300")
+        await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        await process.wait_serving(await processes.client(process))
+        assert await process.stop() == 0
+
+
+async def test_a_mistake_made_later_is_unavailable_and_logged_but_not_for_every_call(
+    processes: Processes, database_url: str, connection: Connection
+) -> None:
+    """Somebody may be rotating the password, and take a right away and give it back."""
+    async with role_on(database_url, connection) as (role, url):
+        await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        await connection.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        process, client = await processes.start(DATABASE_URL=url)
+        await connection.execute(f"REVOKE SELECT ON students FROM {role}")
+        for _ in range(20):
+            with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+                await client.call("ListStudents")
+        await connection.execute(f"GRANT SELECT ON students TO {role}")
+        await connection.execute(f"ALTER ROLE {role} PASSWORD 'another'")
+        await connection.fetch("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = $1", role)
+        for _ in range(20):
+            with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+                await client.create_student()
+        await connection.execute(f"ALTER ROLE {role} PASSWORD '{PASSWORD}'")
+        assert (await client.create_student()).student_id
+        assert await process.stop() == 0
+    lines = [line for line in process.log if line["event"] == "database unavailable"]
+    assert {(line["level"], line["fault"], line["sqlstate"]) for line in lines} == {
+        ("error", "MISCONFIGURED", "42501"),
+        ("error", "MISCONFIGURED", "28P01"),
+    }
+    assert len(lines) < 20
+
+
+async def test_a_server_that_waits_ends_well_when_it_is_told_to(processes: Processes) -> None:
+    process = processes.spawn(DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/enrollment")
+    await until_waiting(process)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    assert process.errors == ""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
+
 from enrollment_service.store.checks import CHECKS
-from tests.support.databases import PostgresServer, connected
+from tests.support.databases import Connection, PostgresServer, connected
+from tests.support.mistakes import SOME_MISTAKES, Mistake
 from tests.support.processes import run_command
 from tests.support.traffic import ADDRESS, NAME
 
@@ -43,8 +46,17 @@ async def test_the_command_names_ids_and_nothing_personal(copy_url: str) -> None
 async def test_the_command_tells_a_database_that_it_cannot_check(postgres_server: PostgresServer) -> None:
     nowhere = "postgresql://enrollment:secret@127.0.0.1:1/enrollment"
     unreachable = await run_verify(nowhere)
-    assert (unreachable.returncode, unreachable.stdout) == (2, "The database does not answer.\n")
+    assert (unreachable.returncode, unreachable.stdout) == (2, "")
+    assert unreachable.stderr == "the database does not answer (ConnectionRefusedError)\n"
     async with postgres_server.database() as empty:
         unmigrated = await run_verify(empty)
-    assert unmigrated.returncode == 2
-    assert "schema revision none" in unmigrated.stdout
+    assert unmigrated.returncode == 78
+    assert "schema revision none" in unmigrated.stderr
+
+
+@pytest.mark.parametrize("mistake", SOME_MISTAKES, ids=str)
+async def test_a_mistake_that_stays_is_one_line(database_url: str, connection: Connection, mistake: Mistake) -> None:
+    async with mistake.made_in(database_url, connection) as url:
+        ended = await run_verify(url)
+    assert ended.returncode == 78
+    mistake.check_line(ended.stderr)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.client import Client, client_of
 from tests.support.databases import Connection
-from tests.support.processes import EAGER, STARTUP, Processes, ServerProcess
+from tests.support.processes import EAGER, STARTUP, Processes, ServerProcess, free_port
 
 
 async def workers_of(process: ServerProcess, count: int, *, without: int = 0) -> list[psutil.Process]:
@@ -113,3 +113,34 @@ async def test_workers_that_can_never_serve_end_the_parent(processes: Processes,
     process = processes.spawn(WORKERS="2")
     assert await process.ended() == 78
     assert "migrate" in process.errors
+
+
+async def test_workers_without_a_password_end_the_parent(processes: Processes, database_url: str) -> None:
+    process = processes.spawn(WORKERS="2", DATABASE_URL=database_url.replace("@", "x@"))
+    assert await process.ended() == 78
+    assert "SQLSTATE 28P01" in process.errors
+
+
+async def workers_started(process: ServerProcess, count: int) -> None:
+    """Returns once so many workers run, whatever they are at."""
+    async with asyncio.timeout(STARTUP):
+        while len(psutil.Process(process.pid).children()) < count:  # noqa: ASYNC110 - other processes
+            await asyncio.sleep(0.01)
+
+
+async def test_workers_told_to_stop_while_they_start_end_well(processes: Processes) -> None:
+    process = processes.spawn(WORKERS="2")
+    await workers_started(process, 2)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    assert process.errors == ""
+
+
+async def test_workers_told_to_stop_while_they_wait_end_well(processes: Processes) -> None:
+    process = processes.spawn(WORKERS="2", DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/enrollment")
+    async with asyncio.timeout(STARTUP):
+        while sum(line["event"] == "waiting for the database" for line in process.log) < 2:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.02)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    assert process.errors == ""

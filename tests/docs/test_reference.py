@@ -9,9 +9,11 @@ from google.protobuf.descriptor import Descriptor
 
 from dev.first_calls import FIRST_CALLS
 from enrollment_service.api.status import CODES
+from enrollment_service.cli.endings import UNUSABLE
 from enrollment_service.cli.main import cli
 from enrollment_service.domain.errors import Reason
 from enrollment_service.settings import Settings
+from enrollment_service.store.faults import Fault
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.docs.documents import (
     EVERYWHERE,
@@ -25,6 +27,7 @@ from tests.docs.documents import (
     rows,
     section,
 )
+from tests.support.mistakes import MISTAKES
 
 REASONS = {reason.name for reason in Reason}
 
@@ -136,6 +139,16 @@ def test_every_command_named_exists_and_the_other_way_round() -> None:
     assert in_table == commands
     for name in PAGES:
         assert set(re.findall(r"-m\s+enrollment_service\s+([a-z]+)", read(name))) <= commands, name
+
+
+def test_what_is_said_of_each_mistake_stands_in_the_table() -> None:
+    table = rows(section("docs/operating.md", "When something is wrong"))
+    unusable = " ".join(seen for seen, _, _, status in table if status == f"{UNUSABLE}")
+    assert {mistake.said.removeprefix("SQLSTATE ") for mistake in MISTAKES if "SQLSTATE" in mistake.said} <= set(
+        re.findall(r"\b[0-9A-Z]{5}\b", unusable)
+    )
+    faults = {fault for seen, *_ in table for fault in re.findall(r"fault `([A-Z]+)`", seen)}
+    assert faults == {Fault.EXHAUSTED.name, Fault.MISCONFIGURED.name}
 
 
 def test_every_path_on_the_map_exists() -> None:

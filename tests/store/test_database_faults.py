@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import pwd
+import secrets
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from tests.conftest import StartService
 from tests.support.client import Client
-from tests.support.databases import Connection
+from tests.support.databases import Connection, PostgresServer
+from tests.support.locks import until
+from tests.support.processes import Processes
 from tests.support.proxy import Proxy, proxied
-from tests.support.refusals import refused
+from tests.support.refusals import refusal_of, refused
 from tests.support.services import service_on
 
 REQUEST_ID = "123e4567-e89b-12d3-a456-426614174000"
@@ -151,3 +163,142 @@ async def test_a_deadlock_with_a_stranger_is_retried(client: Client, connection:
         await connection.fetch(lock, first)
     assert len(await call) == 2
     assert await client.courses_of(student_id) == [first, second]
+
+
+# --- no fault of the database is one of ours --------------------------------------------------------------------
+
+KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OTHERS}"
+
+
+async def outcome_of(call: Awaitable[Any]) -> str:
+    """OK, or the code and the reason."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return f"{error.code().name} {refusal_of(error).reason}"
+    return "OK"
+
+
+@pytest.mark.usefixtures("verified")
+async def test_backends_killed_under_load_are_unavailable_and_nothing_worse(
+    processes: Processes, connection: Connection
+) -> None:
+    """Some die while the driver reads half a message, or while it connects."""
+    process, client = await processes.start()
+    students, (course_id,) = await client.students(12), await client.courses(1)
+    outcomes: Counter[str] = Counter()
+    over = False
+
+    async def call_for_ever(student_id: int) -> None:
+        place = {"student_id": student_id, "course_id": course_id}
+        while not over:
+            for call in (
+                client.enroll(student_id, course_id),
+                client.courses_of(student_id),
+                client.create_student(),
+                client.roster(course_id),
+                client.call("UnenrollStudent", **place, allow_missing=True),
+            ):
+                outcomes[await outcome_of(call)] += 1
+
+    callers = [asyncio.create_task(call_for_ever(student_id)) for student_id in students]
+    while outcomes["UNAVAILABLE DATABASE_UNAVAILABLE"] < 150:
+        await connection.fetch(KILL)
+        answered = outcomes.total()
+        await until(lambda answered=answered: outcomes.total() > answered)  # type: ignore[misc]
+    over = True
+    await asyncio.gather(*callers)
+    await use_every_path(client)
+    # An enrollment whose commit was unknown is there when it is asked for again.
+    assert outcomes.keys() <= {"OK", "UNAVAILABLE DATABASE_UNAVAILABLE", "ALREADY_EXISTS ALREADY_ENROLLED"}
+    assert await process.stop() == 0
+
+
+FAIL = """
+    CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$;
+    CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON students DEFERRABLE INITIALLY {when}
+        FOR EACH ROW EXECUTE FUNCTION fail();
+    CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON student_courses DEFERRABLE INITIALLY {when}
+        FOR EACH ROW EXECUTE FUNCTION fail();
+"""
+
+
+@pytest.mark.parametrize("state", ["53000", "53100", "53200", "53400", "58030"])
+@pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"])  # within the transaction, and at its COMMIT
+async def test_a_database_without_room_is_unavailable(
+    processes: Processes, connection: Connection, state: str, when: str
+) -> None:
+    _, client = await processes.start()
+    students, (course_id,) = await client.students(5), await client.courses(1)
+    await connection.execute(FAIL.format(state=state, when=when))
+    with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+        await client.create_student()
+    calls = (outcome_of(client.enroll(student_id, course_id)) for student_id in students)
+    assert set(await asyncio.gather(*calls)) == {"UNAVAILABLE DATABASE_UNAVAILABLE"}
+    await connection.execute("DROP FUNCTION fail CASCADE")
+    await use_every_path(client)
+
+
+async def test_a_full_disk_is_unavailable_until_there_is_room_again(
+    processes: Processes, postgres_server: PostgresServer, connection: Connection
+) -> None:
+    process, client = await processes.start()
+    (course_id,) = await client.courses(1)
+    space = f"small_{secrets.token_hex(6)}"
+    with small_disk(postgres_server) as disk:
+        await postgres_server.execute(f"CREATE TABLESPACE {space} LOCATION '{disk}'")
+        await connection.execute(f"ALTER TABLE students SET TABLESPACE {space}")
+        fill(disk / "ballast")
+        outcomes: Counter[str] = Counter()
+        while outcomes["UNAVAILABLE DATABASE_UNAVAILABLE"] < 5:
+            outcomes[await outcome_of(client.create_student())] += 1
+        assert await client.roster(course_id) == []  # reading needs no room
+        (disk / "ballast").unlink()
+        await use_every_path(client)
+        await connection.execute("ALTER TABLE students SET TABLESPACE pg_default")
+        await postgres_server.execute(f"DROP TABLESPACE {space}")
+    assert outcomes.keys() <= {"OK", "UNAVAILABLE DATABASE_UNAVAILABLE"}
+    assert await process.stop() == 0
+
+
+def fill(file: Path) -> None:
+    """Takes all the room that is left on a disk."""
+    with file.open("wb", buffering=0) as ballast, suppress(OSError):
+        while ballast.write(bytes(4096)):
+            pass
+
+
+@contextmanager
+def small_disk(server: PostgresServer) -> Iterator[Path]:
+    """A disk of a few megabytes that belongs to the PostgreSQL of the tests; made by root, or the test is skipped."""
+    if os.geteuid() != 0 or server.log_file is None:
+        pytest.skip("needs root, to mount a small disk, and the embedded PostgreSQL")
+    folder = Path(tempfile.mkdtemp(prefix="enrollment-small-"))
+    user = pwd.getpwnam("nobody")
+    mount = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size=8m,mode=700,uid={user.pw_uid},gid={user.pw_gid}",
+        "tmpfs",
+        str(folder),
+    ]
+    try:
+        if subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("root may not mount anything here")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+    finally:
+        folder.rmdir()
+
+
+async def test_a_list_that_takes_too_long_is_unavailable(start_service: StartService, connection: Connection) -> None:
+    service = await start_service(lock_timeout_ms=100)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE students")
+        with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+            await service.client.call("ListStudents")

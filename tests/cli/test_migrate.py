@@ -1,0 +1,48 @@
+"""The command `migrate`: what it says where it cannot migrate. What migrations do: tests/store/test_migrations.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.databases import Connection, PostgresServer, connected
+from tests.support.mistakes import SOME_MISTAKES, Mistake, role_on
+from tests.support.processes import free_port, run_command
+
+
+@pytest.mark.parametrize("mistake", SOME_MISTAKES, ids=str)
+async def test_a_mistake_that_stays_is_one_line(database_url: str, connection: Connection, mistake: Mistake) -> None:
+    async with mistake.made_in(database_url, connection) as url:
+        ended = await run_command("migrate", DATABASE_URL=url)
+    assert ended.returncode == 78
+    mistake.check_line(ended.stderr)
+
+
+async def test_a_database_out_of_reach_is_one_line() -> None:
+    ended = await run_command("migrate", DATABASE_URL=f"postgresql://u:p@127.0.0.1:{free_port()}/enrollment")
+    assert (ended.returncode, ended.stderr) == (1, "the database does not answer (ConnectionRefusedError)\n")
+
+
+async def test_a_newer_database_is_left_alone(database_url: str, connection: Connection) -> None:
+    await connection.execute("UPDATE alembic_version SET version_num = '0999'")
+    ended = await run_command("migrate", DATABASE_URL=database_url)
+    assert ended.returncode == 78
+    assert "newer than" in ended.stderr
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "0999"
+
+
+async def test_a_role_that_may_not_create_tables_is_one_line(postgres_server: PostgresServer) -> None:
+    async with postgres_server.database() as empty, connected(empty) as connection, role_on(empty, connection) as login:
+        ended = await run_command("migrate", DATABASE_URL=login[1])
+    assert ended.returncode == 78
+    (line,) = ended.stderr.splitlines()
+    assert "SQLSTATE 42501" in line
+
+
+async def test_tables_that_are_in_the_way_are_one_line(postgres_server: PostgresServer) -> None:
+    async with postgres_server.database() as url:
+        async with connected(url) as connection:
+            await connection.execute("CREATE TABLE students (number int)")
+        ended = await run_command("migrate", DATABASE_URL=url)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "SQLSTATE 42P07" in line
