@@ -13,6 +13,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.course_cache import CourseCache
+from enrollment_service.store.pool import Pool
 from enrollment_service.store.transactions import HeldConnection, retried
 
 Result = TypeVar("Result")
@@ -34,12 +35,13 @@ class Database:
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.engine = build_engine(settings)
+        self._pool = Pool(self.engine, settings)
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
 
     def hold(self) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use."""
-        return HeldConnection(self.engine)
+        return HeldConnection(self._pool)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot.
@@ -49,7 +51,7 @@ class Database:
         """
 
         async def attempt() -> Result:
-            async with self.engine.connect() as connection:
+            async with self._pool.taken() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 return await work(connection)
 
@@ -57,13 +59,17 @@ class Database:
 
     async def schema_revision(self) -> str | None:
         """The revision that the database's schema has, or None where no migration has run."""
-        async with self.engine.connect() as connection:
+        async with self._pool.taken() as connection:
             known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
             return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
 
+    def cut(self) -> None:
+        """Cuts all connections and opens no more: whoever still waits for the database is told at once."""
+        self._pool.cut()
+
     async def close(self) -> None:
-        """Closes the connections of the pool."""
-        await self.engine.dispose()
+        """Closes the connections of the pool, within a moment."""
+        await self._pool.close()
 
 
 def driver_url(url: str) -> str:

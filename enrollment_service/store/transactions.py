@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeAlias, TypeVar
 
-import asyncpg
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from enrollment_service.domain.errors import DatabaseUnavailable
+from enrollment_service.store import watch
 from enrollment_service.store.faults import CommitUnknownError, Fault, fault_of
+from enrollment_service.store.pool import Pool, driver_of
 
-DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+DriverConnection: TypeAlias = watch.DriverConnection
 Result = TypeVar("Result")
 
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
@@ -58,8 +59,9 @@ def told(error: Exception) -> Exception:
 class HeldConnection:
     """One pooled connection, held by one batcher for as long as it is healthy."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._watch = pool.watch
         self._pooled: AsyncConnection | None = None
         self._driver: DriverConnection | None = None
 
@@ -77,7 +79,12 @@ class HeldConnection:
 
         async def attempt() -> Result:
             try:
-                return await work(await self.connection())
+                connection = await self.connection()
+                self._watch.begin(connection)
+                try:
+                    return await work(connection)
+                finally:
+                    self._watch.end(connection)
             except BaseException:
                 # Whatever happened, the connection may still be busy with it.
                 await self.discard()
@@ -90,12 +97,9 @@ class HeldConnection:
         if self._driver is not None and not self._driver.is_closed():
             return self._driver
         await self.discard()
-        self._pooled = await self._engine.connect()
-        raw = await self._pooled.get_raw_connection()
-        driver: DriverConnection | None = raw.driver_connection
-        assert driver is not None
-        self._driver = driver
-        return driver
+        self._pooled = await self._pool.take()
+        self._driver = await driver_of(self._pooled)
+        return self._driver
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[DriverConnection]:
@@ -105,6 +109,7 @@ class HeldConnection:
             CommitUnknownError: the outcome of the commit cannot be known.
         """
         connection = await self.connection()
+        self._watch.begin(connection)
         committing = False
         try:
             async with connection.transaction():
@@ -117,6 +122,8 @@ class HeldConnection:
             if committing and lost:
                 raise CommitUnknownError from error
             raise
+        finally:
+            self._watch.end(connection)
 
     async def discard(self) -> None:
         """Throws the connection away; the next use opens another."""
