@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
-import asyncpg
 from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
+from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool
 from enrollment_service.store.transactions import HeldConnection, retried
@@ -72,11 +73,6 @@ class Database:
         await self._pool.close()
 
 
-def driver_url(url: str) -> str:
-    """A database URL in the form that SQLAlchemy wants for asyncpg."""
-    return f"postgresql+asyncpg://{url.partition('://')[2]}"
-
-
 def build_engine(settings: Settings) -> AsyncEngine:
     """An engine whose connections all have the service's time limits and planner settings."""
     server_settings = {
@@ -88,15 +84,11 @@ def build_engine(settings: Settings) -> AsyncEngine:
         **PLANNER_SETTINGS,
     }
 
-    async def connect() -> Any:
-        # A URL in libpq's form, so that sslmode, several hosts and the like work as everywhere else.
-        return await asyncpg.connect(
-            settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
-        )
-
     return create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=partial(
+            connect, settings.database_url, timeout_seconds=settings.connect_timeout, server_settings=server_settings
+        ),
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,

@@ -24,6 +24,8 @@ from enrollment_service.store.pool import Pool, driver_of
 DriverConnection: TypeAlias = watch.DriverConnection
 Result = TypeVar("Result")
 
+# The server may only be read: it was the primary, and is a standby now.
+READ_ONLY = "25006"
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
 # How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
 # not, waiting is the caller's choice. An unknown commit is never tried again.
@@ -119,6 +121,9 @@ class HeldConnection:
             lost = fault_of(error) is Fault.GONE or not isinstance(error, Exception)
             if lost or connection.is_in_transaction():
                 await self.discard()
+            if getattr(error, "sqlstate", None) == READ_ONLY:
+                # Who only reads would never notice, and be told of the past.
+                self._watch.leave()
             if committing and lost:
                 raise CommitUnknownError from error
             raise
