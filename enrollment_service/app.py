@@ -44,7 +44,7 @@ class App:
         self._students = student_creator(self._database, settings)
         self._courses = course_creator(self._database, settings)
         self._health = Health()
-        servicer = Servicer(self._writer, self._reader, self._students, self._courses)
+        servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._health)
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
