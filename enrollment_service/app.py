@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import structlog
 
+from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
@@ -27,6 +28,9 @@ from enrollment_service.telemetry.logs import describe
 log = structlog.get_logger()
 
 DATABASE_POLL_SECONDS = 0.5
+# After the grace: for telling those who were still waiting, and for commits that are under way.
+TELL_SECONDS = 1.0
+COMMIT_SECONDS = 1.0
 
 
 class WrongSchemaError(Exception):
@@ -44,8 +48,9 @@ class App:
         self._students = student_creator(self._database, settings)
         self._courses = course_creator(self._database, settings)
         self._health = Health()
+        self._drain = Drain()
         servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
-        self._server = build_server(settings, servicer, self._health)
+        self._server = build_server(settings, servicer, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -68,16 +73,40 @@ class App:
         )
 
     async def drain(self) -> None:
-        """Refuses new calls, finishes those under way, then lets go of the database."""
+        """Refuses new calls, finishes those under way, then lets go of the database.
+
+        Takes no longer than the delay, the grace and 5 seconds, whatever callers and the database do.
+        """
         await self._health.stopping()
         await asyncio.sleep(self._settings.shutdown_delay)
         self._health.end_watches()
-        await self._server.stop(self._settings.shutdown_grace)
+        self._drain.begin()
+        patience_ends = asyncio.get_running_loop().time() + self._settings.shutdown_grace
+        await self._finish_calls()
+        await self._finish_batches(patience_ends)
+        await self._database.close()
+
+    async def _finish_calls(self) -> None:
+        """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""
+        stopping = asyncio.create_task(self._server.stop(self._settings.shutdown_grace + TELL_SECONDS))
+        await asyncio.wait({stopping}, timeout=self._settings.shutdown_grace)
+        if not stopping.done():
+            self._drain.give_up()
+        await stopping
+
+    async def _finish_batches(self, patience_ends: float) -> None:
+        """Lets batches under way commit, and cuts those whose database does not answer."""
+        parts = (self._writer, self._reader, self._students, self._courses)
+        closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
-        for part in (self._writer, self._reader, self._students, self._courses, self._database):
-            await part.close()
+            closing.add(self._housekeeping)
+        left = max(patience_ends - asyncio.get_running_loop().time(), 0)
+        _, late = await asyncio.wait(closing, timeout=left + COMMIT_SECONDS)
+        if late:
+            log.warning("the database does not answer; its connections are cut", waiting=len(late))
+            self._database.cut()
+            await asyncio.wait(late, timeout=COMMIT_SECONDS)
 
 
 @contextlib.asynccontextmanager
