@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from urllib.parse import parse_qsl, urlencode
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
@@ -24,6 +26,12 @@ UNACKNOWLEDGED_MS = 5_000
 KEEPALIVE_IDLE_SECONDS = 5
 KEEPALIVE_INTERVAL_SECONDS = 2
 KEEPALIVE_COUNT = 3
+# A host that was silent is asked after the others for so long: otherwise every new connection would wait for it.
+SHUN_SECONDS = 30.0
+# When each host was silent, by the monotonic clock.
+_silent_at: dict[str, float] = {}
+# Where each connection leads: the URL with its host alone.
+_urls: WeakKeyDictionary[DriverConnection, str] = WeakKeyDictionary()
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
@@ -41,7 +49,7 @@ async def connect(url: str, *, timeout_seconds: float, server_settings: dict[str
         OSError: no host can be reached, or none is what `target_session_attrs` asks for.
         asyncpg.PostgresError: a host refused us.
     """
-    hosts = one_by_one(url)
+    hosts = sorted(one_by_one(url), key=_was_silent)
     patience = timeout_seconds if len(hosts) == 1 else HOST_SECONDS
     async with asyncio.timeout(timeout_seconds):
         while True:
@@ -49,15 +57,37 @@ async def connect(url: str, *, timeout_seconds: float, server_settings: dict[str
             unwilling: Exception | None = None
             for host in hosts:
                 try:
-                    return _probed(await asyncpg.connect(host, timeout=patience, server_settings=server_settings))
+                    connection = await asyncpg.connect(host, timeout=patience, server_settings=server_settings)
                 except TimeoutError:
                     silent.append(host)
+                    _silent_at[host] = time.monotonic()
                 # It cannot be reached, is starting or stopping, or is a standby where a primary is wanted.
                 except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
                     unwilling = error
+                else:
+                    _urls[connection] = host
+                    return _probed(connection)
             if not silent and unwilling is not None:
                 raise _as_lost(unwilling)
             hosts, patience = silent, patience * 2
+
+
+def _was_silent(host: str) -> bool:
+    """Whether a host did not answer a short while ago."""
+    return time.monotonic() - _silent_at.get(host, float("-inf")) < SHUN_SECONDS
+
+
+async def answers(connection: DriverConnection) -> bool:
+    """Whether the server that a connection leads to answers a newcomer, be it with a refusal."""
+    try:
+        newcomer = await asyncpg.connect(_urls[connection], timeout=HOST_SECONDS * 2)
+    except OSError:  # a TimeoutError is one
+        _silent_at[_urls[connection]] = time.monotonic()
+        return False
+    except (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched):
+        return True
+    newcomer.terminate()
+    return True
 
 
 def _as_lost(error: Exception) -> Exception:

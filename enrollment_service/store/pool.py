@@ -11,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.settings import Settings
+from enrollment_service.store.connect import answers, one_by_one
 from enrollment_service.store.watch import DriverConnection, Watch
 
 # Our own limits lie so much above those of the server, the pool and the driver, which tell more of what was wrong.
@@ -25,7 +26,8 @@ class Pool:
         self._engine = engine
         self._patience = settings.connect_timeout + MARGIN_SECONDS
         self._closed = False
-        self.watch = Watch(settings.statement_timeout_ms / 1000 + MARGIN_SECONDS)
+        elsewhere = len(one_by_one(settings.database_url)) > 1
+        self.watch = Watch(settings.statement_timeout_ms / 1000 + MARGIN_SECONDS, answers if elsewhere else None)
         event.listen(engine.sync_engine, "connect", self._opened)
         event.listen(engine.sync_engine, "invalidate", _terminate)
 

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from enrollment_service.store.connect import UNACKNOWLEDGED_MS, connect, one_by_one
+from enrollment_service.store.watch import DOUBT_SECONDS, LOOK_SECONDS
 from tests.support.client import Client
 from tests.support.databases import Connection
+from tests.support.locks import held, until_waiting
 from tests.support.processes import Processes, run_command
 from tests.support.proxy import proxied
 from tests.support.refusals import refused
@@ -54,6 +56,28 @@ async def test_a_frozen_first_host_costs_about_a_second(
     await use_every_path(client)
     assert time.monotonic() - started < 10
     assert process.errors == ""
+
+
+async def test_a_first_host_that_freezes_is_left_within_ten_seconds(database_url: str) -> None:
+    """Long before its statements would have timed out: whether it answers at all can be asked."""
+    async with proxied(database_url) as (proxy, first), service_on(joined(first, database_url)) as service:
+        await use_every_path(service.client)
+        proxy.freeze()
+        async with asyncio.timeout(10):
+            await use_every_path(service.client)
+
+
+async def test_a_server_that_still_answers_newcomers_is_not_left(database_url: str) -> None:
+    async with service_on(joined(database_url, database_url)) as service:
+        (student_id,), (course_id,) = await service.client.students(1), await service.client.courses(1)
+        async with held(database_url, course_id) as observer:
+            enrolling = asyncio.create_task(service.client.enroll(student_id, course_id))
+            await until_waiting(observer)
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            # Through the doubt and the answer to it; that nothing is cut cannot be waited for.
+            await asyncio.sleep(DOUBT_SECONDS + 2 * LOOK_SECONDS)
+            assert await observer.fetchval(waiting) == 1
+        assert len(await enrolling) == 1
 
 
 async def test_migrate_takes_several_hosts(database_url: str, frozen_port: int) -> None:

@@ -24,11 +24,17 @@ class Proxy:
         self.silent_before: bytes | None = None
         self.silent_after: bytes | None = None
         self.silences = 0
+        self._frozen = False
         self._silent: set[asyncio.StreamWriter] = set()
 
     async def serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
         if self.refusing:
+            client_writer.close()
+            return
+        if self._frozen:
+            self._writers.add(client_writer)
+            await client_reader.read()
             client_writer.close()
             return
         reader, writer = await asyncio.open_connection(*self._target)
@@ -78,6 +84,11 @@ class Proxy:
     def silence(self) -> None:
         """Nothing passes on the present connections any more, and nobody is told; new ones are served."""
         self._silent |= self._writers
+
+    def freeze(self) -> None:
+        """As if the server stood still: connections are open, also new ones, and nothing is answered."""
+        self._frozen = True
+        self.silence()
 
     def refuse(self) -> None:
         """Breaks all connections and accepts no new ones."""
