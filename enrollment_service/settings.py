@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
-    shutdown_delay: float = Field(0.0, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
+    shutdown_delay: float = Field(0.5, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
     stream_idle_timeout: float = Field(300.0, gt=0, description="How long a stream may wait for the next request.")
     max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
