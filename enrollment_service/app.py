@@ -30,6 +30,7 @@ log = structlog.get_logger()
 DATABASE_POLL_SECONDS = 0.5
 # After the grace: for telling those who were still waiting, and for commits that are under way.
 TELL_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 COMMIT_SECONDS = 1.0
 
 
@@ -89,9 +90,14 @@ class App:
     async def _finish_calls(self) -> None:
         """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""
         stopping = asyncio.create_task(self._server.stop(self._settings.shutdown_grace + TELL_SECONDS))
-        await asyncio.wait({stopping}, timeout=self._settings.shutdown_grace)
-        if not stopping.done():
-            self._drain.give_up()
+        grace = asyncio.create_task(asyncio.sleep(self._settings.shutdown_grace))
+        while not (stopping.done() or grace.done()):
+            await asyncio.wait({stopping, grace}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._drain.only_unread_left():
+                # gRPC itself would wait for clients that do not read.
+                await self._server.stop(TELL_SECONDS)
+        grace.cancel()
+        self._drain.give_up()
         await stopping
 
     async def _finish_batches(self, patience_ends: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -151,6 +152,31 @@ async def test_an_import_stream_is_answered_and_then_sent_away(processes: Proces
             await busy.read()
         assert await process.ended() == 0
     assert process.errors == ""
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_drain(processes: Processes) -> None:
+    process, client = await processes.start(SHUTDOWN_GRACE=f"{LONG_GRACE_SECONDS}")
+    (course_id,) = await client.courses(1)
+    row_count, sent = 2_000, 0
+
+    async def endless() -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+        nonlocal sent
+        while True:
+            sent += 1
+            unknown = [2**40 + sent] * row_count
+            yield pb.ImportEnrollmentsRequest(chunk_id=sent, student_ids=unknown, course_ids=[course_id] * row_count)
+
+    call = client.stub.ImportEnrollments(endless())
+    before = -1
+    async with asyncio.timeout(40):
+        while before != sent:  # until it is held back
+            before = sent
+            await asyncio.sleep(1)
+    process.signal(signal.SIGTERM)
+    async with asyncio.timeout(QUICK_SECONDS):
+        assert await process.ended() == 0
+    assert process.errors == ""
+    call.cancel()
 
 
 @pytest.mark.parametrize("reflection", REFLECTIONS)

@@ -180,10 +180,15 @@ async def _answers(
     drain.enter(task)
     try:
         async for response in run():
+            drain.handing(task, answers)
             yield _encoded(response)
+            drain.handed(task)
             answers += 1
     except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-        told = ShuttingDown() if drain.leave(task) else error
+        drain.handed(task)
+        given_up = drain.leave(task)
+        # Who has gone or reads nothing cannot be told.
+        told = ShuttingDown() if given_up and not isinstance(error, GeneratorExit) else error
         await stages.fail(call, told, context, {"answers": answers})
     drain.leave(task)
     stages.record(call, "OK", {"answers": answers})

@@ -18,6 +18,9 @@ class Drain:
         self._begun = asyncio.Event()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._given_up: set[asyncio.Task[Any]] = set()
+        # The streams that are handing an answer to gRPC, and the number of that answer: now, and at the last look.
+        self._handing: dict[asyncio.Task[Any], int] = {}
+        self._handing_before: dict[asyncio.Task[Any], int] = {}
 
     def enter(self, task: asyncio.Task[Any]) -> None:
         """Tells of a call."""
@@ -30,6 +33,19 @@ class Drain:
             self._given_up.remove(task)
             return True
         return False
+
+    def handing(self, task: asyncio.Task[Any], answer: int) -> None:
+        """Tells that a stream is handing an answer to gRPC, which takes it once its client reads."""
+        self._handing[task] = answer
+
+    def handed(self, task: asyncio.Task[Any]) -> None:
+        """Tells that the answer was taken, or never will be."""
+        self._handing.pop(task, None)
+
+    def only_unread_left(self) -> bool:
+        """Whether whoever is still under way has been handing over the same answer since the last look."""
+        before, self._handing_before = self._handing_before, dict(self._handing)
+        return all(task in before and before[task] == self._handing.get(task) for task in self._under_way)
 
     def begin(self) -> None:
         """Ends streams: what they have accepted is answered first."""
