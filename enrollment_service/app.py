@@ -7,8 +7,9 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -139,7 +140,7 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
         loop.add_signal_handler(number, stop.set)
     if ends_with_parent:
         loop.add_reader(0, _stop_at_end_of_input, loop, stop)
-    await wait_for_database(settings, stop)
+    await _unless_stopped(wait_for_database(settings, stop), stop)
     if stop.is_set():
         return
     async with serving(settings) as app:
@@ -155,6 +156,18 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
         await stop.wait()
         log.info("draining", grace_seconds=settings.shutdown_grace)
     log.info("stopped")
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Does something to its end, but does not wait for that when the process is to stop."""
+    working, told = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if working.done():
+        await working
+    else:
+        working.cancel()
+        await asyncio.wait({working}, timeout=TELL_SECONDS)
 
 
 def _calm_garbage_collector() -> None:

@@ -17,8 +17,9 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import PATIENCE, SERVICE, Client
 from tests.support.databases import Connection, PostgresServer
 from tests.support.frozen import frozen
-from tests.support.locks import held, until_waiting
+from tests.support.locks import held, until, until_waiting
 from tests.support.processes import Processes
+from tests.support.proxy import proxied
 from tests.support.reflection import REFLECTIONS
 from tests.support.refusals import refusal_of, refused
 
@@ -245,3 +246,17 @@ async def test_a_database_that_is_frozen_at_the_start_does_not_keep_the_process(
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
         assert time.monotonic() - started < SPARE_SECONDS
+
+
+async def test_a_database_that_falls_silent_at_the_start_does_not_keep_the_process(
+    processes: Processes, database_url: str
+) -> None:
+    async with proxied(database_url) as (proxy, url):
+        proxy.silent_before = b"alembic_version"
+        process = processes.spawn(DATABASE_URL=url)
+        await until(lambda: proxy.silences == 1)
+        started = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert time.monotonic() - started < SPARE_SECONDS
+    assert process.errors == ""
