@@ -7,11 +7,13 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
+from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
@@ -26,6 +28,10 @@ from enrollment_service.store.faults import Fault, facts_of, fault_of
 log = structlog.get_logger()
 
 DATABASE_POLL_SECONDS = 0.5
+# After the grace: for telling those who were still waiting, and for commits that are under way.
+TELL_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+COMMIT_SECONDS = 1.0
 
 
 class App:
@@ -39,8 +45,9 @@ class App:
         self._students = student_creator(self._database, settings)
         self._courses = course_creator(self._database, settings)
         self._health = Health()
-        servicer = Servicer(self._writer, self._reader, self._students, self._courses)
-        self._server = build_server(settings, servicer, self._health)
+        self._drain = Drain()
+        servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
+        self._server = build_server(settings, servicer, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -63,16 +70,45 @@ class App:
         )
 
     async def drain(self) -> None:
-        """Refuses new calls, finishes those under way, then lets go of the database."""
+        """Refuses new calls, finishes those under way, then lets go of the database.
+
+        Takes no longer than the delay, the grace and 5 seconds, whatever callers and the database do.
+        """
         await self._health.stopping()
         await asyncio.sleep(self._settings.shutdown_delay)
         self._health.end_watches()
-        await self._server.stop(self._settings.shutdown_grace)
+        self._drain.begin()
+        patience_ends = asyncio.get_running_loop().time() + self._settings.shutdown_grace
+        await self._finish_calls()
+        await self._finish_batches(patience_ends)
+        await self._database.close()
+
+    async def _finish_calls(self) -> None:
+        """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""
+        stopping = asyncio.create_task(self._server.stop(self._settings.shutdown_grace + TELL_SECONDS))
+        grace = asyncio.create_task(asyncio.sleep(self._settings.shutdown_grace))
+        while not (stopping.done() or grace.done()):
+            await asyncio.wait({stopping, grace}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._drain.only_unread_left():
+                # gRPC itself would wait for clients that do not read.
+                await self._server.stop(TELL_SECONDS)
+        grace.cancel()
+        self._drain.give_up()
+        await stopping
+
+    async def _finish_batches(self, patience_ends: float) -> None:
+        """Lets batches under way commit, and cuts those whose database does not answer."""
+        parts = (self._writer, self._reader, self._students, self._courses)
+        closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
-        for part in (self._writer, self._reader, self._students, self._courses, self._database):
-            await part.close()
+            closing.add(self._housekeeping)
+        left = max(patience_ends - asyncio.get_running_loop().time(), 0)
+        _, late = await asyncio.wait(closing, timeout=left + COMMIT_SECONDS)
+        if late:
+            log.warning("the database does not answer; its connections are cut", waiting=len(late))
+            self._database.cut()
+            await asyncio.wait(late, timeout=COMMIT_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +137,7 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if ends_with_parent:
         loop.add_reader(0, _stop_at_end_of_input, loop, stop)
-    await wait_for_database(settings, stop)
+    await _unless_stopped(wait_for_database(settings, stop), stop)
     if stop.is_set():
         return
     async with serving(settings) as app:
@@ -117,6 +153,18 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
         await stop.wait()
         log.info("draining", grace_seconds=settings.shutdown_grace)
     log.info("stopped")
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Does something to its end, but does not wait for that when the process is to stop."""
+    working, told = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if working.done():
+        await working
+    else:
+        working.cancel()
+        await asyncio.wait({working}, timeout=TELL_SECONDS)
 
 
 def _calm_garbage_collector() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from alembic import context
 from alembic.util import CommandError
@@ -14,13 +15,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from enrollment_service.settings import Settings
-from enrollment_service.store.database import driver_url
+from enrollment_service.store.connect import connect
 from enrollment_service.store.models import Base, Xid8
 
 # Any number, as long as every migrator uses the same.
 ADVISORY_LOCK = 7_205_011_964
 LONGEST_WAIT = 300.0
 POLL = 0.2
+CONNECT_TIMEOUT = 10.0
 
 
 @contextlib.contextmanager
@@ -73,7 +75,10 @@ def migrate(connection: Connection) -> None:
 
 async def online(url: str) -> None:
     """Connects and migrates."""
-    engine = create_async_engine(driver_url(url), poolclass=NullPool, hide_parameters=True)
+    creator = partial(connect, url, timeout_seconds=CONNECT_TIMEOUT, server_settings={})
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, poolclass=NullPool, hide_parameters=True
+    )
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
     await engine.dispose()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
+import psutil
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
-from tests.support.client import SERVICE, Client
-from tests.support.databases import Connection
-from tests.support.locks import held, until_waiting
+from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.support.client import PATIENCE, SERVICE, Client
+from tests.support.databases import Connection, PostgresServer
+from tests.support.frozen import frozen
+from tests.support.locks import held, until, until_waiting
 from tests.support.processes import Processes
-from tests.support.refusals import refusal_of
+from tests.support.proxy import proxied
+from tests.support.reflection import REFLECTIONS
+from tests.support.refusals import refusal_of, refused
 
 
 async def enroll_until_refused(client: Client, student_ids: list[int], course_id: int) -> tuple[list[int], list[str]]:
@@ -94,9 +103,8 @@ async def test_a_drain_does_not_wait_longer_than_the_grace(processes: Processes,
         under_way = asyncio.create_task(client.enroll(student_id, course_id))
         await until_waiting(observer)
         process.signal(signal.SIGTERM)
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
+        with refused("UNAVAILABLE", "SHUTTING_DOWN"):
             await under_way
-        assert failure.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert await process.ended() == 0
 
 
@@ -116,3 +124,139 @@ async def test_after_the_drain_a_caller_is_told_to_go_elsewhere(processes: Proce
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await client.create_student()
     assert refusal_of(failure.value).code == "UNAVAILABLE"
+
+
+# --- streams ----------------------------------------------------------------------------------------------------
+
+LONG_GRACE_SECONDS = 60  # what a drain that waits for streams would take
+QUICK_SECONDS = 10
+
+
+async def test_an_import_stream_is_answered_and_then_sent_away(processes: Processes, database_url: str) -> None:
+    process, client = await processes.start(SHUTDOWN_GRACE=f"{LONG_GRACE_SECONDS}")
+    (student_id,), (course_id,) = await client.students(1), await client.courses(1)
+    idle: Any = client.stub.ImportEnrollments()
+    await idle.write(pb.ImportEnrollmentsRequest(chunk_id=1, student_ids=[student_id], course_ids=[2**40]))
+    assert (await idle.read()).chunk_id == 1
+    busy: Any = client.stub.ImportEnrollments()
+    async with held(database_url, course_id) as observer:
+        await busy.write(pb.ImportEnrollmentsRequest(chunk_id=2, student_ids=[student_id], course_ids=[course_id]))
+        await until_waiting(observer)
+        process.signal(signal.SIGTERM)
+        async with asyncio.timeout(QUICK_SECONDS):
+            with refused("UNAVAILABLE", "SHUTTING_DOWN"):
+                await idle.read()
+    async with asyncio.timeout(QUICK_SECONDS):
+        answer = await busy.read()
+        assert (answer.chunk_id, answer.enrolled) == (2, 1)
+        with refused("UNAVAILABLE", "SHUTTING_DOWN"):
+            await busy.read()
+        assert await process.ended() == 0
+    assert process.errors == ""
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_drain(processes: Processes) -> None:
+    process, client = await processes.start(SHUTDOWN_GRACE=f"{LONG_GRACE_SECONDS}")
+    (course_id,) = await client.courses(1)
+    row_count, sent = 2_000, 0
+
+    async def endless() -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+        nonlocal sent
+        while True:
+            sent += 1
+            unknown = [2**40 + sent] * row_count
+            yield pb.ImportEnrollmentsRequest(chunk_id=sent, student_ids=unknown, course_ids=[course_id] * row_count)
+
+    call = client.stub.ImportEnrollments(endless())
+    before = -1
+    async with asyncio.timeout(40):
+        while before != sent:  # until it is held back
+            before = sent
+            await asyncio.sleep(1)
+    process.signal(signal.SIGTERM)
+    async with asyncio.timeout(QUICK_SECONDS):
+        assert await process.ended() == 0
+    assert process.errors == ""
+    call.cancel()
+
+
+@pytest.mark.parametrize("reflection", REFLECTIONS)
+async def test_a_reflection_stream_does_not_hold_up_the_drain(processes: Processes, reflection: str) -> None:
+    process, client = await processes.start(SHUTDOWN_GRACE=f"{LONG_GRACE_SECONDS}")
+    method: Any = client.channel.stream_stream(
+        f"/{reflection}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    call = method(timeout=PATIENCE)
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert (await call.read()).list_services_response.service
+    process.signal(signal.SIGTERM)
+    async with asyncio.timeout(QUICK_SECONDS):
+        with refused("UNAVAILABLE", "SHUTTING_DOWN"):
+            await call.read()
+        assert await process.ended() == 0
+    assert process.errors == ""
+
+
+# --- a database that answers nothing ----------------------------------------------------------------------------
+
+# What the drain may take beyond delay and grace, and a busy machine beyond that.
+SPARE_SECONDS = 5.0 + 3.0
+
+
+async def test_a_frozen_database_does_not_hold_up_the_drain(
+    processes: Processes, postgres_server: PostgresServer, connection: Connection
+) -> None:
+    if postgres_server.log_file is None:
+        pytest.skip("the server is not ours to freeze")
+    grace, delay = 1.0, 0.5  # during the delay, gRPC hands over what has arrived
+    process, client = await processes.start(SHUTDOWN_GRACE=f"{grace}", SHUTDOWN_DELAY=f"{delay}")
+    (student_id,), (course_id,) = await client.students(1), await client.courses(1)
+    backend = await connection.fetchval("SELECT pg_backend_pid()")
+    with frozen(psutil.Process(backend).ppid()):
+        calls = [
+            asyncio.create_task(client.enroll(student_id, course_id)),
+            asyncio.create_task(client.create_student()),
+            asyncio.create_task(client.courses_of(student_id)),
+            asyncio.create_task(client.roster(course_id)),
+        ]
+        started = time.monotonic()
+        process.signal(signal.SIGTERM)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert await process.ended() == 0
+        assert time.monotonic() - started < delay + grace + SPARE_SECONDS
+    told = [refusal_of(one) for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+    assert [(one.code, one.reason) for one in told] == [("UNAVAILABLE", "SHUTTING_DOWN")] * len(calls)
+    assert process.errors == ""
+
+
+async def test_a_database_that_is_frozen_at_the_start_does_not_keep_the_process(
+    processes: Processes, postgres_server: PostgresServer, connection: Connection
+) -> None:
+    if postgres_server.log_file is None:
+        pytest.skip("the server is not ours to freeze")
+    backend = await connection.fetchval("SELECT pg_backend_pid()")
+    with frozen(psutil.Process(backend).ppid()):
+        process = processes.spawn(CONNECT_TIMEOUT="0.5")
+        async with asyncio.timeout(PATIENCE):
+            while "waiting for the database" not in process.log_file.read_text():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+        started = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert time.monotonic() - started < SPARE_SECONDS
+
+
+async def test_a_database_that_falls_silent_at_the_start_does_not_keep_the_process(
+    processes: Processes, database_url: str
+) -> None:
+    async with proxied(database_url) as (proxy, url):
+        proxy.silent_before = b"alembic_version"
+        process = processes.spawn(DATABASE_URL=url)
+        await until(lambda: proxy.silences == 1)
+        started = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert time.monotonic() - started < SPARE_SECONDS
+    assert process.errors == ""

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
 from enrollment_service.api.deadlines import Deadlines
+from enrollment_service.api.drain import Drain
 from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.status import metadata_of, status_of
 from enrollment_service.domain.caller import ANONYMOUS, Caller
@@ -54,21 +55,25 @@ def _deadline_of(context: Context) -> float | None:
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
-def handlers(servicer: Any, default_deadline: float) -> grpc.GenericRpcHandler:
+def handlers(servicer: Any, default_deadline: float, drain: Drain) -> grpc.GenericRpcHandler:
     """The methods of a servicer, each behind its stages, ready to be added to a server."""
     service = pb.DESCRIPTOR.services_by_name["EnrollmentService"]
     deadlines = Deadlines(default_deadline)
-    by_name = {method.name: _handler(method, getattr(servicer, method.name), deadlines) for method in service.methods}
+    by_name = {
+        method.name: _handler(method, getattr(servicer, method.name), deadlines, drain) for method in service.methods
+    }
     return grpc.method_handlers_generic_handler(service.full_name, by_name)
 
 
-def _handler(method: MethodDescriptor, behaviour: Any, deadlines: Deadlines) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(
+    method: MethodDescriptor, behaviour: Any, deadlines: Deadlines, drain: Drain
+) -> grpc.RpcMethodHandler[Any, Any]:
     stages = Stages(method)
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour))
+        return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour, drain))
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_unary_stream(stages, behaviour))
-    return grpc.unary_unary_rpc_method_handler(_unary_unary(stages, behaviour, deadlines))
+        return grpc.unary_stream_rpc_method_handler(_unary_stream(stages, behaviour, drain))
+    return grpc.unary_unary_rpc_method_handler(_unary_unary(stages, behaviour, deadlines, drain))
 
 
 class Stages:
@@ -118,22 +123,28 @@ class Stages:
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
 
-def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines) -> Any:
+def _unary_unary(
+    stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines, drain: Drain
+) -> Any:
     async def handle(data: bytes, context: Context) -> bytes:
         call = stages.admit(context)
-        task = None
-        if call.deadline is None:
-            # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
-            task = asyncio.current_task()
-            call.deadline = deadlines.begin(task)  # type: ignore[arg-type]
+        task = _current_task()
+        drain.enter(task)
+        # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
+        timed = call.deadline is None
+        if timed:
+            call.deadline = deadlines.begin(task)
         request: Message | None = None
         try:
             request = stages.accept(data, call)
             response = _encoded(await method(request, call))
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-            expired = task is not None and deadlines.end(task)
-            await stages.fail(call, TimeoutError() if expired else error, context, stages.ids(request))
-        if task is not None:
+            expired = timed and deadlines.end(task)
+            given_up = drain.leave(task)
+            told = TimeoutError() if expired else ShuttingDown() if given_up else error
+            await stages.fail(call, told, context, stages.ids(request))
+        drain.leave(task)
+        if timed:
             deadlines.end(task)
         stages.record(call, "OK", stages.ids(request))
         return response
@@ -141,37 +152,52 @@ def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], 
     return handle
 
 
-def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]], drain: Drain) -> Any:
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         call = stages.admit(context)
-        async for response in _answers(stages, call, context, lambda: method(stages.accept(data, call), call)):
+        async for response in _answers(stages, call, context, drain, lambda: method(stages.accept(data, call), call)):
             yield response
 
     return handle
 
 
-def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]], drain: Drain) -> Any:
     async def handle(incoming: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         call = stages.admit(context)
-        requests = (stages.accept(data, call) async for data in incoming)
-        async for response in _answers(stages, call, context, lambda: method(requests, call)):
+        requests = (stages.accept(data, call) async for data in drain.until_begun(incoming))
+        async for response in _answers(stages, call, context, drain, lambda: method(requests, call)):
             yield response
 
     return handle
 
 
 async def _answers(
-    stages: Stages, call: Call, context: Context, run: Callable[[], AsyncIterator[Any]]
+    stages: Stages, call: Call, context: Context, drain: Drain, run: Callable[[], AsyncIterator[Any]]
 ) -> AsyncIterator[bytes]:
     """The answers of a stream, and its end."""
     answers = 0
+    task = _current_task()
+    drain.enter(task)
     try:
         async for response in run():
+            drain.handing(task, answers)
             yield _encoded(response)
+            drain.handed(task)
             answers += 1
     except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
-        await stages.fail(call, error, context, {"answers": answers})
+        drain.handed(task)
+        given_up = drain.leave(task)
+        # Who has gone or reads nothing cannot be told.
+        told = ShuttingDown() if given_up and not isinstance(error, GeneratorExit) else error
+        await stages.fail(call, told, context, {"answers": answers})
+    drain.leave(task)
     stages.record(call, "OK", {"answers": answers})
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _encoded(response: Any) -> bytes:

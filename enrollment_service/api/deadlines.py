@@ -6,6 +6,7 @@ One look a second at all of them, because a timer for each costs more than the r
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 LOOK_SECONDS = 1.0
 
@@ -15,11 +16,11 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._latest: dict[asyncio.Task[None], float] = {}
-        self._expired: set[asyncio.Task[None]] = set()
+        self._latest: dict[asyncio.Task[Any], float] = {}
+        self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: asyncio.Task[None]) -> float:
+    def begin(self, task: asyncio.Task[Any]) -> float:
         """Starts the clock for a task; the time of the event loop at which it runs out."""
         loop = asyncio.get_running_loop()
         latest = self._latest[task] = loop.time() + self._seconds
@@ -27,7 +28,7 @@ class Deadlines:
             self._timer = loop.call_later(min(LOOK_SECONDS, self._seconds), self._look, loop)
         return latest
 
-    def end(self, task: asyncio.Task[None]) -> bool:
+    def end(self, task: asyncio.Task[Any]) -> bool:
         """Stops the clock; tells whether it had run out."""
         self._latest.pop(task, None)
         if task in self._expired:

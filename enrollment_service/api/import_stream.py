@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 import structlog
 
@@ -12,6 +13,7 @@ from enrollment_service.api import messages
 from enrollment_service.api.requests import import_enrollments
 from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.commands import ImportAnswer
+from enrollment_service.domain.errors import Reason, ServiceError
 from enrollment_service.engine.writer import Writer
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -23,34 +25,99 @@ MAX_CHUNKS_UNDER_WAY = 3
 
 
 async def import_chunks(
-    writer: Writer, chunks: AsyncIterator[pb.ImportEnrollmentsRequest], caller: Caller
+    writer: Writer, chunks: AsyncIterator[pb.ImportEnrollmentsRequest], caller: Caller, max_idle_seconds: float
 ) -> AsyncIterator[pb.ImportEnrollmentsResponse]:
-    """One answer per chunk, once it is durable.
+    """One answer per chunk, as soon as it is durable, whether the client sends more meanwhile or waits.
 
     Raises:
-        ServiceError: at the first chunk that is malformed; the chunks before it are answered first.
+        ServiceError: at the first chunk that is malformed, at a drain, or when nothing has arrived for too long; what
+            was accepted before is answered first.
     """
-    under_way: deque[tuple[int, asyncio.Task[ImportAnswer]]] = deque()
+    stream = _Chunks(writer, chunks, caller, max_idle_seconds)
     try:
-        async for chunk in chunks:
-            try:
-                command = import_enrollments(chunk, caller)
-            except Exception:
-                while under_way:
-                    yield await _answer(*under_way.popleft())
-                raise
-            under_way.append((chunk.chunk_id, asyncio.create_task(writer.submit(command))))
-            while len(under_way) >= MAX_CHUNKS_UNDER_WAY or (under_way and under_way[0][1].done()):
-                yield await _answer(*under_way.popleft())
-        while under_way:
-            yield await _answer(*under_way.popleft())
+        while await stream.wait():
+            while stream.answer_ready:
+                yield await stream.answer()
+        while stream.under_way:
+            yield await stream.answer()
+        if stream.failure is not None:
+            raise stream.failure
     finally:
-        for _, task in under_way:
+        stream.close()
+
+
+class _Chunks:
+    """The chunks of one stream that are under way, and the one that is being read."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        chunks: AsyncIterator[pb.ImportEnrollmentsRequest],
+        caller: Caller,
+        max_idle_seconds: float,
+    ) -> None:
+        self._writer = writer
+        self._chunks = chunks
+        self._caller = caller
+        self._max_idle = max_idle_seconds
+        self._arriving: asyncio.Task[pb.ImportEnrollmentsRequest | None] | None = None
+        self.under_way: deque[tuple[int, asyncio.Task[ImportAnswer]]] = deque()
+        # Why no more chunks are accepted, if that is not simply the end of the stream.
+        self.failure: BaseException | None = None
+
+    @property
+    def answer_ready(self) -> bool:
+        """Whether the oldest chunk under way is done."""
+        return bool(self.under_way) and self.under_way[0][1].done()
+
+    async def wait(self) -> bool:
+        """Waits for a chunk to arrive or an answer to be ready; False once no more chunks are accepted."""
+        if self._arriving is None and len(self.under_way) < MAX_CHUNKS_UNDER_WAY:
+            self._arriving = asyncio.create_task(_next(self._chunks))
+        waiting: set[asyncio.Task[Any]] = {task for _, task in list(self.under_way)[:1]}
+        if self._arriving is not None:
+            waiting.add(self._arriving)
+        idle = None if self.under_way else self._max_idle
+        done, _ = await asyncio.wait(waiting, timeout=idle, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self.failure = _idle(self._max_idle)
+            return False
+        return self._arriving not in done or self._accept()
+
+    def _accept(self) -> bool:
+        """Takes on the chunk that has arrived; False where it was the end, or cannot be taken on."""
+        arrived, self._arriving = self._arriving, None
+        assert arrived is not None
+        try:
+            chunk = arrived.result()
+            if chunk is None:
+                return False
+            command = import_enrollments(chunk, self._caller)
+        except Exception as error:  # noqa: BLE001 - raised again when what came before is answered
+            self.failure = error
+            return False
+        self.under_way.append((chunk.chunk_id, asyncio.create_task(self._writer.submit(command))))
+        return True
+
+    async def answer(self) -> pb.ImportEnrollmentsResponse:
+        """The answer to the oldest chunk under way."""
+        chunk_id, task = self.under_way.popleft()
+        answer = await task
+        counts = {name: getattr(answer, name) for name in ("enrolled", "waitlisted", "already_enrolled")}
+        log.info("chunk imported", chunk_id=chunk_id, rejected=len(answer.rejected), **counts)
+        return messages.import_message(chunk_id, answer)
+
+    def close(self) -> None:
+        """Forgets what is under way; a batch that has formed goes on without us."""
+        for _, task in self.under_way:
             task.cancel()
+        if self._arriving is not None:
+            self._arriving.cancel()
 
 
-async def _answer(chunk_id: int, task: asyncio.Task[ImportAnswer]) -> pb.ImportEnrollmentsResponse:
-    answer = await task
-    counts = {name: getattr(answer, name) for name in ("enrolled", "waitlisted", "already_enrolled")}
-    log.info("chunk imported", chunk_id=chunk_id, rejected=len(answer.rejected), **counts)
-    return messages.import_message(chunk_id, answer)
+async def _next(chunks: AsyncIterator[pb.ImportEnrollmentsRequest]) -> pb.ImportEnrollmentsRequest | None:
+    return await anext(chunks, None)
+
+
+def _idle(seconds: float) -> ServiceError:
+    return ServiceError.of(Reason.DEADLINE_EXCEEDED, "", f"Nothing arrived on the stream for {seconds:g} seconds.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,7 +11,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from enrollment_service.api import calls
+from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
+from enrollment_service.api.status import metadata_of, status_of
+from enrollment_service.domain.errors import ShuttingDown
 from enrollment_service.settings import Settings
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -20,13 +24,13 @@ _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _REFLECTED = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
 
 
-def build_server(settings: Settings, servicer: Any, health: Health) -> grpc.aio.Server:
+def build_server(settings: Settings, servicer: Any, health: Health, drain: Drain) -> grpc.aio.Server:
     """A server that listens nowhere yet."""
     server = grpc.aio.server(options=_options(settings))
-    server.add_generic_rpc_handlers((calls.handlers(servicer, settings.default_deadline),))
+    server.add_generic_rpc_handlers((calls.handlers(servicer, settings.default_deadline, drain),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection_on:
-        _add_reflection(server)
+        _add_reflection(server, drain)
     return server
 
 
@@ -40,13 +44,28 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _answers(drain: Drain) -> Any:
+    """The method of the reflection services; its streams, which clients keep open for long, end at a drain."""
+    servicer: Any = ReflectionServicer(_REFLECTED)
+
+    async def handle(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        try:
+            async for answer in servicer.ServerReflectionInfo(drain.until_begun(requests), context):
+                yield answer
+        except ShuttingDown as error:
+            code, message, status = status_of(error)
+            await context.abort(code, message, metadata_of(status))
+
+    return handle
+
+
+def _add_reflection(server: grpc.aio.Server, drain: Drain) -> None:
     """Reflection under both names: the package knows only v1alpha, whose wire format v1 has kept."""
-    reflection.enable_server_reflection(_REFLECTED, server)
     method = grpc.stream_stream_rpc_method_handler(
-        ReflectionServicer(_REFLECTED).ServerReflectionInfo,
+        _answers(drain),
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    handler = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": method})
-    server.add_generic_rpc_handlers((handler,))
+    for name in (reflection.SERVICE_NAME, _REFLECTION_V1):
+        handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        server.add_generic_rpc_handlers((handler,))

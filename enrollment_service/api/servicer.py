@@ -27,11 +27,13 @@ class Servicer(EnrollmentServiceServicer):
         reader: Reader,
         students: Creator[NewStudent, Student],
         courses: Creator[NewCourse, Course],
+        max_idle_seconds: float,
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._students = students
         self._courses = courses
+        self._max_idle_seconds = max_idle_seconds
 
     # --- students -----------------------------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class Servicer(EnrollmentServiceServicer):
     async def ImportEnrollments(
         self, chunks: AsyncIterator[pb.ImportEnrollmentsRequest], call: Call
     ) -> AsyncIterator[pb.ImportEnrollmentsResponse]:
-        async for response in import_chunks(self._writer, chunks, call.caller):
+        async for response in import_chunks(self._writer, chunks, call.caller, self._max_idle_seconds):
             yield response
 
     async def ReconcileRoster(self, request: pb.ReconcileRosterRequest, call: Call) -> pb.ReconcileRosterResponse:

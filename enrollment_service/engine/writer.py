@@ -194,11 +194,11 @@ class Writer:
         return await self._key_taken(error, held, command) if fault_of(error) is Fault.DUPLICATE else told(error)
 
     async def _key_taken(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
-        connection = await held.connection()
         constraint = constraint_of(error)
         if constraint == "uq_students_email" and isinstance(command, UpdateStudent):
-            return email_taken(await email_owner(connection, command.changes["email"]))
+            email = command.changes["email"]
+            return email_taken(await held.read(lambda connection: email_owner(connection, email)))
         if constraint == "uq_courses_code" and isinstance(command, UpdateCourse):
             code = command.changes["code"]
-            return code_taken((await code_owners(connection, [code])).get(code))
+            return code_taken((await held.read(lambda connection: code_owners(connection, [code]))).get(code))
         return error

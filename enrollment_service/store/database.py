@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-import asyncpg
 from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.settings import Settings
-from enrollment_service.store.connecting import mistakes_named
+from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
+from enrollment_service.store.pool import Pool, watch_over
 from enrollment_service.store.transactions import HeldConnection, retried, told
 
 Result = TypeVar("Result")
@@ -52,8 +53,9 @@ class Database:
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        watch = watch_over(settings)
         # Connections that are held are not of the pool: however many lists are under way, nobody else waits for one.
-        self._held_engine = build_engine(settings, poolclass=NullPool)
+        self._held_pool = Pool(build_engine(settings, poolclass=NullPool), settings, watch)
         self.max_lists = settings.pool_size - MAX_HELD
         self.engine = build_engine(
             settings,
@@ -62,6 +64,7 @@ class Database:
             pool_timeout=settings.connect_timeout,
             pool_pre_ping=True,
         )
+        self._pool = Pool(self.engine, settings, watch)
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
 
@@ -71,7 +74,7 @@ class Database:
         Args:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
-        return HeldConnection(self._held_engine, self.courses.clear, lock_timeout_ms)
+        return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot; no more than `max_lists` at once.
@@ -81,18 +84,21 @@ class Database:
         """
 
         async def attempt() -> Result:
-            async with self.engine.connect() as connection:
+            async with self._pool.taken() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 return await work(connection)
 
         try:
             return await retried(attempt)
         except Exception as error:
-            raise told(error) from error
+            failure = told(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     async def schema_revision(self) -> str | None:
         """The revision that the database's schema has, or None where no migration has run."""
-        async with self.engine.connect() as connection:
+        async with self._pool.taken() as connection:
             known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
             return await connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
 
@@ -112,14 +118,15 @@ class Database:
         if revision != SCHEMA_REVISION:
             raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
 
+    def cut(self) -> None:
+        """Cuts all connections and opens no more: whoever still waits for the database is told at once."""
+        self._held_pool.cut()
+        self._pool.cut()
+
     async def close(self) -> None:
-        """Closes the connections of the pool."""
-        await self.engine.dispose()
-
-
-def driver_url(url: str) -> str:
-    """A database URL in the form that SQLAlchemy wants for asyncpg."""
-    return f"postgresql+asyncpg://{url.partition('://')[2]}"
+        """Closes all connections, within a moment."""
+        await self._held_pool.close()
+        await self._pool.close()
 
 
 def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
@@ -138,11 +145,11 @@ def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
         **PLANNER_SETTINGS,
     }
 
-    async def connect() -> Any:
-        # A URL in libpq's form, so that sslmode, several hosts and the like work as everywhere else.
-        with mistakes_named(settings.database_url):
-            return await asyncpg.connect(
-                settings.database_url, timeout=settings.connect_timeout, server_settings=server_settings
-            )
-
-    return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=partial(
+            connect, settings.database_url, timeout_seconds=settings.connect_timeout, server_settings=server_settings
+        ),
+        hide_parameters=True,
+        **pool,
+    )

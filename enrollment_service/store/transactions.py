@@ -14,21 +14,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
-import asyncpg
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from enrollment_service.domain.errors import DatabaseUnavailable
+from enrollment_service.store import watch
 from enrollment_service.store.faults import CommitUnknownError, Fault, facts_of, fault_of
+from enrollment_service.store.pool import Pool, driver_of
 from enrollment_service.telemetry.seldom import Seldom
 
 log = structlog.get_logger()
 _told_seldom = Seldom(seconds=1.0)
 
-DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+DriverConnection: TypeAlias = watch.DriverConnection
 PooledConnection: TypeAlias = AsyncConnection
 Result = TypeVar("Result")
 
+# The server may only be read: it was the primary, and is a standby now.
+READ_ONLY = "25006"
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
 # How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
 # not, or if the server has no room, waiting is the caller's choice. An unknown commit is never tried again.
@@ -85,16 +88,17 @@ def told(error: Exception) -> Exception:
 class HeldConnection:
     """One pooled connection, held by one batcher for as long as it is healthy."""
 
-    def __init__(self, engine: AsyncEngine, replaced: Callable[[], None], lock_timeout_ms: int | None = None) -> None:
+    def __init__(self, pool: Pool, replaced: Callable[[], None], lock_timeout_ms: int | None = None) -> None:
         """Nothing is opened before the first use.
 
         Args:
-            engine: whose pool the connection comes from.
+            pool: where it comes from.
             replaced: called when another connection takes the place of one that was lost. It may lead to another
                 server, after a failover to one where the newest changes never happened.
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
-        self._engine = engine
+        self._pool = pool
+        self._watch = pool.watch
         self._replaced = replaced
         self._lock_timeout_ms = lock_timeout_ms
         self._lost = False
@@ -115,7 +119,12 @@ class HeldConnection:
 
         async def attempt() -> Result:
             try:
-                return await work(await self.connection())
+                connection = await self.connection()
+                self._watch.begin(connection)
+                try:
+                    return await work(connection)
+                finally:
+                    self._watch.end(connection)
             except BaseException:
                 # Whatever happened, the connection may still be busy with it.
                 await self.discard()
@@ -128,12 +137,12 @@ class HeldConnection:
         if self._driver is not None and not self._driver.is_closed():
             return self._driver
         await self.discard()
-        self._pooled = await self._engine.connect()
-        raw = await self._pooled.get_raw_connection()
-        driver: DriverConnection | None = raw.driver_connection
-        assert driver is not None
+        self._pooled = await self._pool.take()
+        driver = await driver_of(self._pooled)
         if self._lock_timeout_ms is not None:
+            self._watch.begin(driver)
             await driver.execute(f"SET lock_timeout = {self._lock_timeout_ms:d}")
+            self._watch.end(driver)
         self._driver = driver
         if self._lost:
             self._lost = False
@@ -148,6 +157,7 @@ class HeldConnection:
             CommitUnknownError: the outcome of the commit cannot be known.
         """
         connection = await self.connection()
+        self._watch.begin(connection)
         committing = False
         try:
             async with connection.transaction():
@@ -157,9 +167,14 @@ class HeldConnection:
             lost = fault_of(error) is Fault.GONE or not isinstance(error, Exception)
             if lost or connection.is_in_transaction():
                 await self.discard()
+            if getattr(error, "sqlstate", None) == READ_ONLY:
+                # Who only reads would never notice, and be told of the past.
+                self._watch.leave()
             if committing and lost:
                 raise CommitUnknownError from error
             raise
+        finally:
+            self._watch.end(connection)
 
     async def discard(self) -> None:
         """Throws the connection away; the next use opens another."""

@@ -311,7 +311,10 @@ class EnrollmentServiceServicer:
         with its request_id is answered from record. Rows that cannot be enrolled
         are reported, not errors.
 
-        INVALID_ARGUMENT ends the stream at the first malformed chunk.
+        INVALID_ARGUMENT ends the stream at the first malformed chunk,
+        DEADLINE_EXCEEDED when nothing has arrived for minutes, UNAVAILABLE
+        (SHUTTING_DOWN) when the server stops. The chunks that were accepted before
+        are answered first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
+import grpc
 import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
-from tests.support.client import Client
+from tests.conftest import StartService
+from tests.support.client import PATIENCE, SERVICE, Client
 from tests.support.databases import Connection
+from tests.support.locks import held, until, until_waiting
 from tests.support.refusals import refused
+from tests.support.services import Service, ServiceLog
 
 UNKNOWN = 2**40
 
@@ -164,3 +170,109 @@ async def test_a_client_that_sends_faster_than_the_database_takes_is_held_back(c
     call.cancel()
 
     assert max(ahead) < 400
+
+
+# --- who talks when ---------------------------------------------------------------------------------------------
+
+
+async def test_a_client_may_wait_for_each_answer_before_it_sends_the_next_chunk(client: Client) -> None:
+    students = await client.students(4)
+    course = (await client.create_course()).course_id
+    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+    for number, student in enumerate(students):
+        await call.write(chunk(number, (student, course)))
+        assert (await call.read()).chunk_id == number
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert await client.roster(course) == students
+
+
+async def test_a_ready_answer_does_not_wait_for_a_slower_chunk_behind_it(client: Client, database_url: str) -> None:
+    students = await client.students(2)
+    quick, slow = await client.courses(2)
+    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+    async with held(database_url, slow):
+        await call.write(chunk(1, (students[0], quick)))
+        await call.write(chunk(2, (students[1], slow)))
+        assert (await call.read()).chunk_id == 1
+    assert (await call.read()).chunk_id == 2
+    call.cancel()
+
+
+async def test_undecodable_bytes_end_the_stream_after_those_before_them_are_answered(client: Client) -> None:
+    students = await client.students(3)
+    course = (await client.create_course()).course_id
+    sent = [chunk(number, (student, course)).SerializeToString() for number, student in enumerate(students)]
+    call: Any = client.channel.stream_stream(f"/{SERVICE}/ImportEnrollments", None, None)
+    stream = call(iter([*sent, b"\xff\xff", sent[0]]), timeout=PATIENCE)
+    for number in range(3):
+        assert pb.ImportEnrollmentsResponse.FromString(await stream.read()).chunk_id == number
+    with refused("INVALID_ARGUMENT", "MALFORMED_REQUEST"):
+        await stream.read()
+    assert await client.roster(course) == students
+
+
+async def test_a_stream_on_which_nothing_arrives_ends(start_service: StartService) -> None:
+    client = (await start_service(stream_idle_timeout=0.3)).client
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+    await call.write(chunk(1, (student, course)))
+    assert (await call.read()).chunk_id == 1
+    with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", metadata={}) as refusal:
+        await call.read()
+    assert refusal.message == "Nothing arrived on the stream for 0.3 seconds."
+
+
+async def test_a_stream_is_not_idle_while_a_chunk_is_under_way(start_service: StartService, database_url: str) -> None:
+    client = (await start_service(stream_idle_timeout=0.2)).client
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+    async with held(database_url, course) as observer:
+        await call.write(chunk(1, (student, course)))
+        await until_waiting(observer)
+        # Longer than it may be idle; that it does not end cannot be waited for.
+        await asyncio.sleep(0.5)
+    assert (await call.read()).chunk_id == 1
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_client_that_only_sends_is_held_back(service: Service, service_log: ServiceLog) -> None:
+    """Its chunks are small and their answers large, so it is the answers that nobody takes."""
+    (course,) = await service.client.courses(1)
+    sent = 0
+
+    async def endless() -> AsyncIterator[pb.ImportEnrollmentsRequest]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield chunk(sent, *[(UNKNOWN + sent, course)] * 2_000)
+
+    call = service.client.stub.ImportEnrollments(endless(), timeout=60)
+    seen = -1
+
+    async def stalled() -> None:
+        nonlocal seen
+        while seen != sent:
+            seen = sent
+            await asyncio.sleep(1)
+
+    async with asyncio.timeout(40):
+        await stalled()
+    answered = sum(line["event"] == "chunk imported" for line in service_log.lines)
+    call.cancel()
+    assert 0 < answered < 1_000
+    await until(lambda: bool(service_log.calls("ImportEnrollments")))
+
+
+async def test_a_client_that_goes_away_does_not_cancel_the_commit(service: Service, service_log: ServiceLog) -> None:
+    client = service.client
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+    async with held(service.settings.database_url, course) as observer:
+        await call.write(chunk(1, (student, course)))
+        await until_waiting(observer)
+        call.cancel()
+        await until(lambda: bool(service_log.calls("ImportEnrollments")))
+    while await client.roster(course) != [student]:  # noqa: ASYNC110 - nobody announces it
+        await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -18,7 +19,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import selectinload
 
-from enrollment_service.store.database import SCHEMA_REVISION, driver_url
+from enrollment_service.store.database import SCHEMA_REVISION
 from enrollment_service.store.models import Base, EnrollmentRow, StudentRow
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, in_thread
@@ -148,7 +149,7 @@ async def test_migrations_equal_the_models(empty: Migrated, postgres_server: Pos
     empty.run(command.check)  # warnings, which `make check` would print, are errors here
     # It compares neither check constraints nor operator classes; what follows does.
     async with postgres_server.database() as url, connected(url) as connection:
-        engine = create_async_engine(driver_url(url))
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url))
         async with engine.begin() as created:
             await created.run_sync(Base.metadata.create_all)
         await engine.dispose()
@@ -315,7 +316,7 @@ async def test_waiters_and_dropped_numbers_enter_the_event_log_in_order(populate
 
 async def test_the_models_relationships_load_when_asked_and_never_by_accident(populated: Migrated) -> None:
     populated.upgrade()
-    engine = create_async_engine(driver_url(populated.url))
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(populated.url))
     async with AsyncSession(engine) as session:
         statement = select(StudentRow).order_by(StudentRow.id).limit(1)
         eager = statement.options(selectinload(StudentRow.enrollments).joinedload(EnrollmentRow.course))

@@ -75,7 +75,8 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
         self.log_file = folder / f"server-{self.port}.log"
         self._error_file = folder / f"server-{self.port}.err"
-        chosen = {"PROFILE": "dev", "LISTEN": self.address, "DATABASE_URL": database_url} | variables
+        chosen = {"PROFILE": "dev", "LISTEN": self.address, "DATABASE_URL": database_url, "SHUTDOWN_DELAY": "0"}
+        chosen |= variables
         with self.log_file.open("wb") as log, self._error_file.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, *python], cwd=PROJECT, env=environment(**chosen), stdout=log, stderr=errors

@@ -20,22 +20,35 @@ class Proxy:
         self.cut_before: bytes | None = None
         self.cut_after: bytes | None = None
         self.cuts = 0
+        # Whoever sends this is never answered again, and the connection stays open: before it is passed on, or after.
+        self.silent_before: bytes | None = None
+        self.silent_after: bytes | None = None
+        self.silences = 0
+        self._frozen = False
+        self._silent: set[asyncio.StreamWriter] = set()
 
     async def serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
         if self.refusing:
             client_writer.close()
             return
+        if self._frozen:
+            self._writers.add(client_writer)
+            await client_reader.read()
+            client_writer.close()
+            return
         reader, writer = await asyncio.open_connection(*self._target)
         self._writers |= {client_writer, writer}
         try:
             await asyncio.gather(
-                self._pass_on(client_reader, writer, client_writer), self._pass_on(reader, client_writer, None)
+                self._pass_on(client_reader, writer, client_writer),
+                self._pass_on(reader, client_writer, None),
             )
         finally:
             for one in (client_writer, writer):
                 one.close()
                 self._writers.discard(one)
+                self._silent.discard(one)
 
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: asyncio.StreamWriter | None
@@ -48,14 +61,34 @@ class Proxy:
                 # Closed towards the client first: it must not read an answer that the test says is lost.
                 if back is not None and self.cut_after and self.cut_after in data:
                     self._cut(back)
-                writer.write(data)
-                await writer.drain()
-            writer.close()
+                if back is not None and self.silent_before and self.silent_before in data:
+                    self._silence(writer, back)
+                if writer not in self._silent:
+                    writer.write(data)
+                    await writer.drain()
+                if back is not None and self.silent_after and self.silent_after in data:
+                    self._silence(back)
+            if writer not in self._silent:
+                writer.close()
 
     def _cut(self, writer: asyncio.StreamWriter) -> None:
         self.cuts += 1
         self.cut_before = self.cut_after = None
         writer.transport.abort()
+
+    def _silence(self, *writers: asyncio.StreamWriter) -> None:
+        self.silences += 1
+        self.silent_before = self.silent_after = None
+        self._silent |= set(writers)
+
+    def silence(self) -> None:
+        """Nothing passes on the present connections any more, and nobody is told; new ones are served."""
+        self._silent |= self._writers
+
+    def freeze(self) -> None:
+        """As if the server stood still: connections are open, also new ones, and nothing is answered."""
+        self._frozen = True
+        self.silence()
 
     def refuse(self) -> None:
         """Breaks all connections and accepts no new ones."""

@@ -25,8 +25,14 @@ START = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 
 
 def settings_for(database_url: str, **settings: Any) -> Settings:
-    """Settings for a service on a database: the dev profile on any free port, unless said otherwise."""
-    return Settings(**{"profile": "dev", "listen": "127.0.0.1:0", "database_url": database_url, **settings})
+    """Settings for a service on a database: the dev profile on any free port, and no delay, unless said otherwise."""
+    chosen: dict[str, Any] = {
+        "profile": "dev",
+        "listen": "127.0.0.1:0",
+        "database_url": database_url,
+        "shutdown_delay": 0,
+    }
+    return Settings(**(chosen | settings))
 
 
 @dataclass(frozen=True)
