@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,9 @@ DATABASE_POLL_SECONDS = 0.5
 TELL_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 COMMIT_SECONDS = 1.0
+# While a large decision is made in a thread, the event loop waits for so long whenever it has let go of Python's lock,
+# which may be several times in one turn. Python's default is five times as long.
+MAX_THREAD_TURN_SECONDS = 0.001
 
 
 class App:
@@ -142,6 +146,7 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
         return
     async with serving(settings) as app:
         _calm_garbage_collector()
+        sys.setswitchinterval(MAX_THREAD_TURN_SECONDS)
         log.info(
             "serving",
             listen=settings.listen,

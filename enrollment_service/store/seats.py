@@ -356,6 +356,7 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
     """Writes the rows, counts and events of a decision, in one statement that has only the parts it needs.
 
     New rows and events of large decisions, which only imports and the like make, go by COPY: it takes half as long.
+    What they delete goes in pieces.
 
     Args:
         connection: where the seat rows are locked.
@@ -367,7 +368,8 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
     if len(events) > MAX_EVENTS_BY_ARRAYS:
         await _copy(connection, EnrollmentRow.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
         await _copy(connection, EventRow.__tablename__, Event._fields, events)
-        inserted, events = [], []
+        await _delete_in_pieces(connection, deleted)
+        inserted, events, deleted = [], [], []
     columns = {
         "insert": _transposed(map(_as_row, inserted)),
         "update": _transposed(map(_as_row, updated)),
@@ -381,6 +383,14 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
             name: values for part in parts for name, values in zip(_PARTS[part][0], columns[part], strict=True)
         }
         await _apply_statement(parts).fetch(connection, **arguments)
+
+
+async def _delete_in_pieces(connection: DriverConnection, pairs: Sequence[Pair]) -> None:
+    """So many at a time, because encoding them all at once would take the event loop too long."""
+    parts = ("delete",)
+    for start in range(0, len(pairs), PIECE):
+        students, courses = _transposed(pairs[start : start + PIECE])
+        await _apply_statement(parts).fetch(connection, gone_students=students, gone_courses=courses)
 
 
 async def _copy(
