@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from enrollment_service.cli.pace import Pace
 from enrollment_service.client import EnrollmentClient
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -78,7 +79,7 @@ def rows_of(file: TextIO) -> csv.DictReader[str]:
     return reader
 
 
-def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterator[Chunk]:
+def chunks_of(reader: csv.DictReader[str], pace: Pace, report: Report) -> Iterator[Chunk]:
     """The rows of the file in chunks; rows that have no ids go straight to the report."""
     chunk = Chunk(1, [])
     for values in reader:
@@ -88,7 +89,7 @@ def chunks_of(reader: csv.DictReader[str], size: int, report: Report) -> Iterato
             report.rejected.append(Rejected(reader.line_num, texts[0], texts[1], "INVALID_FIELD"))
             continue
         chunk.rows.append(Row(reader.line_num, student_id, course_id))
-        if len(chunk.rows) == size:
+        if len(chunk.rows) >= pace.rows:
             yield chunk
             chunk = Chunk(chunk.chunk_id + 1, [])
     if chunk.rows:
@@ -109,7 +110,7 @@ async def import_file(
     report: Report,
     *,
     waitlist: bool,
-    chunk_size: int,
+    chunk_size: int | None,
     patience: float,
     progress: Callable[[int], None],
 ) -> None:
@@ -120,7 +121,7 @@ async def import_file(
         address: host and port of the server.
         report: is kept up to date on the way, so that it tells how far it got however this ends.
         waitlist: whether rows that find a course full join its waitlist.
-        chunk_size: rows per chunk, up to 10,000.
+        chunk_size: rows per chunk, up to 10,000; by default what the server takes a tenth of a second for.
         patience: how long to wait for an answer, and then to go on trying, in seconds.
         progress: called with the number of rows of each chunk that was answered.
 
@@ -129,10 +130,11 @@ async def import_file(
         ServiceError: the server refused a chunk, or could not be reached for too long.
     """
     on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
+    pace = Pace(chunk_size)
     sent: dict[int, Chunk] = {}
 
     def requests() -> Iterator[pb.ImportEnrollmentsRequest]:
-        for chunk in chunks_of(rows_of(file), chunk_size, report):
+        for chunk in chunks_of(rows_of(file), pace, report):
             sent[chunk.chunk_id] = chunk
             yield _request(chunk, on_full)
 
@@ -142,6 +144,7 @@ async def import_file(
                 async for answer in client.import_enrollments(requests(), answer_timeout=patience):
                     chunk = sent.pop(answer.chunk_id)
                     report.add(chunk, answer)
+                    pace.answered(len(chunk.rows))
                     progress(len(chunk.rows))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(error).__name__})") from error
