@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from enrollment_service.store.connecting import mistakes_named
+from enrollment_service.store.mistakes import mistakes_named
 from enrollment_service.store.watch import DriverConnection
 
 _URL = re.compile(r"([^:]*://)([^/?#]*)(.*)", re.DOTALL)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.connect import answers, one_by_one
-from enrollment_service.store.connecting import mistakes_named
+from enrollment_service.store.mistakes import mistakes_named
 from enrollment_service.store.watch import DriverConnection, Watch
 
 # Our own limits lie so much above those of the server, the pool and the driver, which tell more of what was wrong.
