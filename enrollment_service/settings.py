@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     max_waiting_lists: int = Field(100, ge=0, description="Lists that may wait for others before OVERLOADED.")
     max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
-    lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows that others have locked, in ms.")
+    lock_timeout_ms: int = Field(
+        5_000, ge=1, description="How long a change waits for rows that others have locked, in ms."
+    )
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
     pool_size: int = Field(16, ge=10, description="Database connections per process at the most.")
