@@ -66,7 +66,7 @@ stubs: $(INSTALLED) ## Generate the stubs from the proto
 migrate: $(INSTALLED) ## Migrate the database of ENROLLMENT_DATABASE_URL, else the one of `make run`
 	@exec $(BIN)/python -m dev migrate
 
-format: $(INSTALLED) ## Format the code and mend what ruff can mend
+format: $(INSTALLED) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
