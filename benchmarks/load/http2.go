@@ -209,11 +209,8 @@ func (c *http2Conn) expire() {
 
 // issue writes one call, or holds it back while the server's limits demand it.
 func (c *http2Conn) issue(q request) {
-	if len(c.held) > 0 || !c.room() {
-		c.held = append(c.held, q)
-		return
-	}
-	c.send(q)
+	c.held = append(c.held, q)
+	c.release()
 }
 
 // room says whether the server's limits let another call out.

@@ -152,3 +152,15 @@ func TestAnAnswerAfterTheDeadlineDoesNotCount(t *testing.T) {
 		t.Fatalf("%+v", c.result)
 	}
 }
+
+func TestAHeldBackCallLeavesWhenAnotherIsOver(t *testing.T) {
+	c := impatient()
+	c.Deadline, c.meanGap = 0, 0
+	for range 3 {
+		c.again()
+	}
+	c.done(1, "")
+	if len(c.active) != 2 || len(c.held) != 1 || c.active[5] == nil {
+		t.Fatalf("%d sent, %d held back", len(c.active), len(c.held))
+	}
+}
