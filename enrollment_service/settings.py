@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
     shutdown_delay: float = Field(0.0, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
-    max_streams: int = Field(100, ge=8, le=10_000, description="Calls at a time on one connection; more wait there.")
+    max_streams: int = Field(32, ge=8, le=10_000, description="Calls at a time on one connection; more wait there.")
     max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
     max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
