@@ -5,7 +5,7 @@ offsets are free, and divided, so that nobody draws a pair that somebody else en
 
     k * stride + 1 ... k * stride + stride - 3   the load generator
     k * stride + stride - 2                      pgbench
-    k * stride + stride - 1                      warming (k < 5) and the import (k = 5 and 6)
+    k * stride + stride - 1                      warming (k < 5) and the imports (k from 5 on)
 
 The courses above number `courses` are empty: each measure of a hot course takes one of its own.
 """
@@ -130,12 +130,12 @@ async def warm(connection: asyncpg.Connection, scale: Scale) -> None:
     await connection.execute(_filled(_WARM, scale))
 
 
-def import_pairs(scale: Scale) -> list[tuple[int, int]]:
-    """The pairs to import, two for each student, in a random order that is the same every time."""
+def import_pairs(scale: Scale, *, each: int = 2) -> list[tuple[int, int]]:
+    """The pairs to import, so many for each student (5 at most), in a random order that is the same every time."""
     pairs = [
         (student, 1 + (student * SPREAD + k * scale.stride + scale.stride - 1) % scale.courses)
         for student in range(1, scale.students + 1)
-        for k in (5, 6)
+        for k in range(5, 5 + each)
     ]
     random.Random(5).shuffle(pairs)
     return pairs

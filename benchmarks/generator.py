@@ -19,6 +19,8 @@ _TOOLCHAIN = Path(__file__).parent / "requirements-go.lock"
 _BUILD_TIMEOUT = 300
 _SHARE_OF_OTHER_ANSWERS = 0.001
 _PAIRS_EACH = 500_000
+OVERLOAD_CONNECTIONS = 20
+OVERLOAD_DEADLINE = 1.0  # seconds
 
 
 class GeneratorError(RuntimeError):
@@ -93,38 +95,52 @@ class Generator:
         hot_course: int = 0,
     ) -> Measured:
         """Measure one mode of one server. Raises ContestantError unless (almost) every answer is right."""
-        plan = {
+        load = {"in_flight": in_flight, "connections": connections, "seconds": seconds or scale.seconds, "rate": rate}
+        plan = self._plan(address, mode, scale) | load
+        if hot_course:
+            del plan["first_index"]
+            plan["hot_course"] = hot_course
+        report = self._run(plan)
+        other = report["other_total"] + report["refused_total"] + report["unanswered"]
+        if report["ok"] == 0 or report["wrong"] or other > report["ok_total"] * _SHARE_OF_OTHER_ANSWERS:
+            seen = f"{report['ok_total']} right, {report['wrong']} wrong, {other} other answers {report['statuses']}"
+            raise ContestantError(f"{plan['mode']}: {seen} {report['problems'][:2]}")
+        return Measured(report["rate"], report["p50_us"], report["p99_us"], report["ok_total"])
+
+    def overload(self, address: str, mode: str, scale: Scale, rate: float) -> float:
+        """Offer more than a server can do, each call with a deadline; right answers in time, a second.
+
+        Whatever becomes of the other calls is their own affair. Raises ContestantError if an answer is wrong.
+        """
+        load = {"connections": OVERLOAD_CONNECTIONS, "seconds": scale.seconds, "rate": rate}
+        report = self._run(self._plan(address, mode, scale) | load | {"deadline_seconds": OVERLOAD_DEADLINE})
+        if report["wrong"]:
+            raise ContestantError(f"{mode}: {report['wrong']} wrong answers {report['problems'][:2]}")
+        return float(report["rate"])
+
+    def _plan(self, address: str, mode: str, scale: Scale) -> dict[str, Any]:
+        """What every measure says. Enrollments get pairs of their own."""
+        first = self.used_pairs
+        self.used_pairs += _PAIRS_EACH if mode.endswith("enroll") else 0
+        return {
             "address": address,
             "mode": mode,
-            "in_flight": in_flight,
-            "connections": connections,
-            "seconds": seconds or scale.seconds,
             "warmup_seconds": scale.warmup,
-            "rate": rate,
             "seed": 7,
             "students": scale.students,
             "courses": scale.courses,
             "per_student": scale.per_student,
+            "first_index": first,
         }
-        if hot_course:
-            plan["hot_course"] = hot_course
-        elif mode.endswith("enroll"):
-            plan["first_index"] = self.used_pairs
-            self.used_pairs += _PAIRS_EACH
-        return self._run(plan)
 
-    def _run(self, plan: dict[str, Any]) -> Measured:
+    def _run(self, plan: dict[str, Any]) -> dict[str, Any]:
         finished = subprocess.run(
             [self.program], input=json.dumps(plan), capture_output=True, text=True, timeout=180, check=False
         )
         if finished.returncode != 0:
             raise ContestantError(f"{plan['mode']}: {finished.stderr.strip()}")
-        report = json.loads(finished.stdout)
-        other = report["other_total"] + report["refused_total"] + report["unanswered"]
-        if report["ok"] == 0 or report["wrong"] or other > report["ok_total"] * _SHARE_OF_OTHER_ANSWERS:
-            seen = f"{report['ok_total']} right, {report['wrong']} wrong, {other} other answers {report['statuses']}"
-            raise ContestantError(f"{plan['mode']}: {seen} {report['problems'][:2]}")
+        report: dict[str, Any] = json.loads(finished.stdout)
         if report["exhausted"]:
             raise ContestantError(f"{plan['mode']}: ran out of students to enroll")
         self.cpu_share.append(report["cpu_seconds"] / (plan["seconds"] + plan["warmup_seconds"]))
-        return Measured(report["rate"], report["p50_us"], report["p99_us"], report["ok_total"])
+        return report

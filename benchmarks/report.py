@@ -68,6 +68,9 @@ def figures(samples: Samples) -> Figures:
         "four_in_flight": ratio("four_in_flight.service"),
         "p99_at_half_load_ms": middle("p99_at_half_load_ms"),
     }
+    within = [value for value in (middle("x3.list"), middle("x3.enroll")) if value is not None]
+    result["overload"] = {"x3": min(within, default=None), "x3_edge": None, "x10_edge": None}
+    result["hol"] = {"p99_ratio": middle("hol_p99"), "import_p99_ratio": middle("hol_import_p99")}
     result["memory_mb"] = middle("memory_mb")
     result["startup_s"] = middle("startup_s")
     return result
@@ -82,11 +85,13 @@ def write(folder: Path, samples: Samples, scale: Scale, settings: str) -> None:
 
 def medians_table(samples: Samples) -> Table:
     """What each contestant managed: medians, with the least and the greatest of the rounds."""
-    table = Table("", "median", "least", "greatest", title="Per second (lone_p50: microseconds)")
+    table = Table(
+        "", "median", "least", "greatest", title="Per second (lone_p50: microseconds; hol: p99 in milliseconds)"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for measure, values in sorted(samples.items()):
-        if "." in measure:
+        if "." in measure and not measure.startswith("x3"):
             found = spread(values)
             cells = [f"{v:,.0f}" for v in (found.median, found.least, found.greatest)] if found else ["not measured"]
             table.add_row(measure, *cells)

@@ -28,13 +28,12 @@ class Settings(BaseSettings):
     shutdown_delay: float = Field(0.5, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
     stream_idle_timeout: float = Field(300.0, gt=0, description="How long a stream may wait for the next request.")
+    max_streams: int = Field(32, ge=8, le=10_000, description="Calls at a time on one connection; more wait there.")
     max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
     max_waiting_lists: int = Field(100, ge=0, description="Lists that may wait for others before OVERLOADED.")
     max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
-    lock_timeout_ms: int = Field(
-        5_000, ge=1, description="How long a change waits for rows that others have locked, in ms."
-    )
+    lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows locked by others, in ms.")
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
     pool_size: int = Field(16, ge=10, description="Database connections per process at the most.")

@@ -51,6 +51,7 @@ type http2Conn struct {
 	active   map[uint32]*call
 	spare    []*call
 	held     []request // due, but the server's limits do not let them out yet
+	order    []uint32  // streams as they were opened, where calls have deadlines
 	stream   uint32
 	window   int64
 	streams  uint32
@@ -104,7 +105,7 @@ func (c *http2Conn) drive() *tally {
 func (c *http2Conn) isOver() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.over && len(c.active) == 0
+	return c.over && len(c.active) == 0 && (c.Deadline == 0 || len(c.held) == 0)
 }
 
 // open greets the server and sends the first calls.
@@ -145,26 +146,80 @@ func (c *http2Conn) pace() {
 		q, ok := c.next(due, &c.tally)
 		if ok && !c.over {
 			c.lateness = append(c.lateness, time.Since(due))
+			c.expire()
 			c.issue(q)
 			c.out.Flush()
-		} else if c.over = true; len(c.active) == 0 {
-			c.socket.SetReadDeadline(time.Now()) // the reader has nothing left to wait for
+		} else {
+			c.over = true
 		}
 		over := c.over
 		c.mu.Unlock()
 		if over {
+			c.outlast()
 			return
 		}
 	}
 }
 
-// issue writes one call, or holds it back while the server's limits demand it.
-func (c *http2Conn) issue(q request) {
-	const roomForOne = 128
-	if c.window < roomForOne || len(c.active) >= int(c.streams) {
-		c.held = append(c.held, q)
+// outlast waits until nobody waits any more for an answer; then the reader has nothing left to wait for.
+func (c *http2Conn) outlast() {
+	for {
+		c.mu.Lock()
+		c.expire()
+		c.out.Flush()
+		left := len(c.active)
+		if c.Deadline > 0 {
+			left += len(c.held)
+		}
+		c.mu.Unlock()
+		if left == 0 || time.Now().After(c.end.Add(drainTime)) {
+			c.socket.SetReadDeadline(time.Now())
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// expire gives up calls whose deadline has passed, as every gRPC client does: those under way are reset, those held
+// back are never sent. Calls are issued as they fall due, so the oldest stand first.
+func (c *http2Conn) expire() {
+	if c.Deadline == 0 {
 		return
 	}
+	latest := time.Now().Add(-c.patience())
+	for len(c.order) > 0 {
+		id := c.order[0]
+		if a := c.active[id]; a != nil {
+			if a.due.After(latest) {
+				break
+			}
+			c.framer.WriteRSTStream(id, http2.ErrCodeCancel)
+			delete(c.active, id)
+			c.spare = append(c.spare, a)
+			c.expired(&c.tally, a.request, false)
+		}
+		c.order = c.order[1:]
+	}
+	for len(c.held) > 0 && !c.held[0].due.After(latest) {
+		c.expired(&c.tally, c.held[0], true)
+		c.held = c.held[1:]
+	}
+	c.release()
+}
+
+// issue writes one call, or holds it back while the server's limits demand it.
+func (c *http2Conn) issue(q request) {
+	c.held = append(c.held, q)
+	c.release()
+}
+
+// room says whether the server's limits let another call out.
+func (c *http2Conn) room() bool {
+	const roomForOne = 128
+	return c.window >= roomForOne && len(c.active) < int(c.streams)
+}
+
+func (c *http2Conn) send(q request) {
 	a := &call{}
 	if n := len(c.spare); n > 0 {
 		a, c.spare = c.spare[n-1], c.spare[:n-1]
@@ -179,6 +234,11 @@ func (c *http2Conn) issue(q request) {
 	for _, field := range c.headers {
 		c.encoder.WriteField(field)
 	}
+	if c.Deadline > 0 {
+		left := max(c.patience()-time.Since(q.due), time.Microsecond)
+		c.encoder.WriteField(hpack.HeaderField{Name: "grpc-timeout", Value: strconv.FormatInt(left.Microseconds(), 10) + "u"})
+		c.order = append(c.order, c.stream)
+	}
 	c.active[c.stream] = a
 	c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.stream, BlockFragment: c.block.Bytes(), EndHeaders: true})
 	c.framer.WriteData(c.stream, true, a.sent)
@@ -188,10 +248,10 @@ func (c *http2Conn) issue(q request) {
 
 // release sends what was held back, as far as it goes.
 func (c *http2Conn) release() {
-	waiting := c.held
-	c.held = nil
-	for _, q := range waiting {
-		c.issue(q)
+	for len(c.held) > 0 && c.room() {
+		q := c.held[0]
+		c.held = c.held[1:]
+		c.send(q)
 	}
 }
 
@@ -212,6 +272,9 @@ func (c *http2Conn) handle(frame http2.Frame) error {
 			return err
 		}
 	case *http2.RSTStreamFrame:
+		if a := c.active[id]; a != nil {
+			a.status = resetStatus(f.ErrCode)
+		}
 		c.done(id, "stream reset: "+f.ErrCode.String())
 	case *http2.SettingsFrame:
 		c.settings(f)
@@ -305,7 +368,7 @@ func (c *http2Conn) done(id uint32, broken string) {
 	delete(c.active, id)
 	v := c.judge(a)
 	if broken != "" {
-		v, a.status, a.text = failed, -1, broken
+		v, a.text = failed, broken
 	}
 	if v == failed || v == wrong {
 		c.problem(fmt.Sprintf("status %d: %s (student %d, course %d, %d bytes)", a.status, a.text, a.student, a.course, len(a.got)))
@@ -313,6 +376,19 @@ func (c *http2Conn) done(id uint32, broken string) {
 	c.finished(&c.tally, a.request, v, a.status)
 	c.spare = append(c.spare, a)
 	c.again()
+}
+
+// resetStatus is the gRPC status that a client makes of a reset stream.
+func resetStatus(code http2.ErrCode) int {
+	switch code {
+	case http2.ErrCodeCancel:
+		return 1
+	case http2.ErrCodeRefusedStream:
+		return 14
+	case http2.ErrCodeEnhanceYourCalm:
+		return 8
+	}
+	return 13
 }
 
 // verdicts of the gRPC statuses a call may rightly end with: OK, FAILED_PRECONDITION.

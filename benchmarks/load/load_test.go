@@ -2,7 +2,14 @@
 
 package main
 
-import "testing"
+import (
+	"bufio"
+	"io"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
 
 func space(hot int64) *pairSpace {
 	return newPairSpace(&plan{Students: 60, Courses: 50, PerStudent: 5, Seed: 3, HotCourse: hot})
@@ -108,5 +115,52 @@ func TestOnlyLoopbackIsDriven(t *testing.T) {
 func TestUUID(t *testing.T) {
 	if got := uuid(0x0123456789abcdef, 0xfedcba9876543210); got != "01234567-89ab-4def-bedc-ba9876543210" {
 		t.Error(got)
+	}
+}
+
+// impatient is a connection whose calls have a deadline of a second, to a server that lets out two at a time.
+func impatient() *http2Conn {
+	r := &run{plan: plan{Rate: 1, Deadline: 1, Mode: "list", Students: 60, Courses: 50, PerStudent: 5}}
+	r.measured, r.end = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c := newHTTP2(r, nil, 1, 0, 1)
+	c.out = bufio.NewWriter(io.Discard)
+	c.framer = http2.NewFramer(c.out, nil)
+	c.streams = 2
+	return c
+}
+
+func TestCallsHeldBackUntilTheirDeadlineAreLost(t *testing.T) {
+	c, now := impatient(), time.Now()
+	for i, age := range []time.Duration{1500, 1400, 1300, 100} {
+		c.issue(request{student: int64(i), due: now.Add(-age * time.Millisecond)})
+	}
+	if len(c.active) != 2 || len(c.held) != 2 {
+		t.Fatalf("%d sent, %d held back", len(c.active), len(c.held))
+	}
+	c.expire()
+	if c.Expired != 2 || c.HeldExpired != 1 || len(c.held) != 0 || len(c.active) != 1 || c.active[5].student != 3 {
+		t.Fatalf("%+v, %d sent, %d held back", c.result, len(c.active), len(c.held))
+	}
+}
+
+func TestAnAnswerAfterTheDeadlineDoesNotCount(t *testing.T) {
+	c := impatient()
+	c.issue(request{student: 1, due: time.Now().Add(-2 * time.Second)})
+	c.expire()
+	c.done(1, "")
+	if c.Expired != 1 || len(c.Statuses) != 0 {
+		t.Fatalf("%+v", c.result)
+	}
+}
+
+func TestAHeldBackCallLeavesWhenAnotherIsOver(t *testing.T) {
+	c := impatient()
+	c.Deadline, c.meanGap = 0, 0
+	for range 3 {
+		c.again()
+	}
+	c.done(1, "")
+	if len(c.active) != 2 || len(c.held) != 1 || c.active[5] == nil {
+		t.Fatalf("%d sent, %d held back", len(c.active), len(c.held))
 	}
 }

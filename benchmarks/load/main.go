@@ -37,6 +37,7 @@ type plan struct {
 	PerStudent    uint64  `json:"per_student"`
 	HotCourse     int64   `json:"hot_course"` // an empty one that everybody wants, if not 0
 	RequestIDs    bool    `json:"request_ids"`
+	Deadline      float64 `json:"deadline_seconds"` // of each call, open loop only, if not 0
 	enroll        bool
 	flavor        string
 }
@@ -70,6 +71,9 @@ func (p *plan) check() error {
 	}
 	if p.InFlight < 1 || p.InFlight > 4096 || p.Connections < 1 {
 		return errors.New("in_flight must be 1..4096, connections at least 1")
+	}
+	if p.Deadline < 0 || p.Deadline > 60 || (p.Deadline > 0 && p.Rate <= 0) {
+		return errors.New("deadline_seconds must be 0..60, and needs a rate")
 	}
 	if p.PerStudent == 0 || p.Students == 0 || p.Courses < (kept+2)*p.PerStudent || p.Courses%p.PerStudent != 0 {
 		return errors.New("courses must be a multiple of per_student, and enough to leave pairs free")
@@ -124,6 +128,20 @@ func (r *run) finished(t *tally, q request, v verdict, status int) {
 	now := time.Now()
 	t.count(v, status, now.Sub(q.due), !now.Before(r.measured) && now.Before(r.end))
 }
+
+// expired counts a call that nobody waits for any more.
+func (r *run) expired(t *tally, q request, held bool) {
+	switch now := time.Now(); {
+	case now.Before(r.measured) || !now.Before(r.end):
+	case held:
+		t.HeldExpired++
+	default:
+		t.Expired++
+	}
+}
+
+// patience is how long after it was due a call is given up; 0: never.
+func (p *plan) patience() time.Duration { return time.Duration(p.Deadline * float64(time.Second)) }
 
 // driver is one connection, from dialing to the last answer.
 type driver interface{ drive() *tally }

@@ -26,7 +26,9 @@ type result struct {
 	RefusedTotal  int            `json:"refused_total"`
 	OtherTotal    int            `json:"other_total"`
 	Unanswered    int            `json:"unanswered"`
-	Exhausted     bool           `json:"exhausted"` // no free pair was left
+	Expired       int            `json:"expired"`      // sent, but not answered within the deadline
+	HeldExpired   int            `json:"held_expired"` // held back until the deadline had passed
+	Exhausted     bool           `json:"exhausted"`    // no free pair was left
 	CPUSeconds    float64        `json:"cpu_seconds"`
 	LateP99       float64        `json:"late_p99_us"` // open loop: how late the generator itself sent
 	Statuses      map[string]int `json:"statuses"`
@@ -86,6 +88,8 @@ func (t *tally) add(o *tally) {
 	t.RefusedTotal += o.RefusedTotal
 	t.OtherTotal += o.OtherTotal
 	t.Unanswered += o.Unanswered
+	t.Expired += o.Expired
+	t.HeldExpired += o.HeldExpired
 	t.Exhausted = t.Exhausted || o.Exhausted
 	t.latencies = append(t.latencies, o.latencies...)
 	t.lateness = append(t.lateness, o.lateness...)

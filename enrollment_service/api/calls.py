@@ -24,9 +24,10 @@ from grpc.aio import AbortError, ServicerContext
 from enrollment_service.api.deadlines import Deadlines
 from enrollment_service.api.drain import Drain
 from enrollment_service.api.loggable import Ids, ids_reader
+from enrollment_service.api.shedding import Shedding
 from enrollment_service.api.status import metadata_of, status_of
 from enrollment_service.domain.caller import ANONYMOUS, Caller
-from enrollment_service.domain.errors import Reason, Refusal, ServiceError, ShuttingDown
+from enrollment_service.domain.errors import Overloaded, Reason, Refusal, ServiceError, ShuttingDown
 from enrollment_service.telemetry import logs
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -58,17 +59,17 @@ def _deadline_of(context: Context) -> float | None:
 def handlers(servicer: Any, default_deadline: float, drain: Drain) -> grpc.GenericRpcHandler:
     """The methods of a servicer, each behind its stages, ready to be added to a server."""
     service = pb.DESCRIPTOR.services_by_name["EnrollmentService"]
-    deadlines = Deadlines(default_deadline)
+    deadlines, shedding = Deadlines(default_deadline), Shedding()
     by_name = {
-        method.name: _handler(method, getattr(servicer, method.name), deadlines, drain) for method in service.methods
+        method.name: _handler(Stages(method, shedding), method, getattr(servicer, method.name), deadlines, drain)
+        for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, by_name)
 
 
 def _handler(
-    method: MethodDescriptor, behaviour: Any, deadlines: Deadlines, drain: Drain
+    stages: Stages, method: MethodDescriptor, behaviour: Any, deadlines: Deadlines, drain: Drain
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    stages = Stages(method)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour, drain))
     if method.server_streaming:
@@ -79,8 +80,9 @@ def _handler(
 class Stages:
     """The stages of one method's calls, all but `run`, which is the method itself."""
 
-    def __init__(self, method: MethodDescriptor) -> None:
+    def __init__(self, method: MethodDescriptor, shedding: Shedding) -> None:
         self._name = method.name
+        self._shedding = shedding
         self._decode: Callable[[bytes], Message] = getattr(pb, method.input_type.name).FromString
         self.ids: Callable[[Message | None], Ids] = ids_reader(method.input_type)
 
@@ -109,6 +111,8 @@ class Stages:
             # The caller has gone or its deadline has passed; gRPC has answered already.
             self.record(call, "CANCELLED", ids)
             raise error
+        if isinstance(error, Overloaded):
+            await self._shedding.refuse(context)
         failure = _failure(error)
         code, message, status = status_of(failure)
         self.record(call, code.name, ids | _shown(failure, error))

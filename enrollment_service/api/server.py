@@ -21,6 +21,8 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+# Beyond its own limits gRPC ends calls not yet handed over with bare CANCELLED; max_streams bounds them instead.
+_UNLIMITED = 2**31 - 1
 _REFLECTED = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
 
 
@@ -39,7 +41,14 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Otherwise a second server would silently share the port. Workers share it on purpose.
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_concurrent_streams", 10_000),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        # gRPC refuses a connection's new calls (REFUSED_STREAM: UNAVAILABLE to the caller) while more than so many are
+        # over for the client but not yet for us. A client that waits for its answers never gets there: at most, all
+        # that it has under way ends in one batch. One whose calls expire in our queue does, and nowhere is it cheaper
+        # to say no: without this, under a lasting overload, every answer comes too late.
+        ("grpc.http2.max_deallocating_streams", settings.max_streams),
+        ("grpc.server.max_pending_requests", _UNLIMITED),
+        ("grpc.server.max_pending_requests_hard_limit", _UNLIMITED),
         ("grpc.max_metadata_size", 16 * 1024),
     ]
 

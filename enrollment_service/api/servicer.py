@@ -38,19 +38,19 @@ class Servicer(EnrollmentServiceServicer):
     # --- students -----------------------------------------------------------------------------------------------
 
     async def CreateStudent(self, request: pb.CreateStudentRequest, call: Call) -> pb.CreateStudentResponse:
-        student = await self._students.submit(requests.create_student(request, call.caller))
+        student = await self._students.submit(requests.create_student(request, call.caller), call.deadline)
         return pb.CreateStudentResponse(student=messages.student_message(student))
 
     async def GetStudent(self, request: pb.GetStudentRequest, call: Call) -> pb.GetStudentResponse:
-        student = await self._reader.student(requests.get_student(request, call.caller))
+        student = await self._reader.student(requests.get_student(request, call.caller), call.deadline)
         return pb.GetStudentResponse(student=messages.student_message(student))
 
     async def UpdateStudent(self, request: pb.UpdateStudentRequest, call: Call) -> pb.UpdateStudentResponse:
-        student = await self._writer.submit(requests.update_student(request, call.caller))
+        student = await self._writer.submit(requests.update_student(request, call.caller), call.deadline)
         return pb.UpdateStudentResponse(student=messages.student_message(student))
 
     async def DeleteStudent(self, request: pb.DeleteStudentRequest, call: Call) -> pb.DeleteStudentResponse:
-        await self._writer.submit(requests.delete_student(request, call.caller))
+        await self._writer.submit(requests.delete_student(request, call.caller), call.deadline)
         return pb.DeleteStudentResponse()
 
     async def ListStudents(self, request: pb.ListStudentsRequest, call: Call) -> pb.ListStudentsResponse:
@@ -60,19 +60,19 @@ class Servicer(EnrollmentServiceServicer):
     # --- courses ------------------------------------------------------------------------------------------------
 
     async def CreateCourse(self, request: pb.CreateCourseRequest, call: Call) -> pb.CreateCourseResponse:
-        course = await self._courses.submit(requests.create_course(request, call.caller))
+        course = await self._courses.submit(requests.create_course(request, call.caller), call.deadline)
         return pb.CreateCourseResponse(course=messages.course_message(CountedCourse(course, 0, 0)))
 
     async def GetCourse(self, request: pb.GetCourseRequest, call: Call) -> pb.GetCourseResponse:
-        course = await self._reader.course(requests.get_course(request, call.caller))
+        course = await self._reader.course(requests.get_course(request, call.caller), call.deadline)
         return pb.GetCourseResponse(course=messages.course_message(course))
 
     async def UpdateCourse(self, request: pb.UpdateCourseRequest, call: Call) -> pb.UpdateCourseResponse:
-        course = await self._writer.submit(requests.update_course(request, call.caller))
+        course = await self._writer.submit(requests.update_course(request, call.caller), call.deadline)
         return pb.UpdateCourseResponse(course=messages.course_message(course))
 
     async def DeleteCourse(self, request: pb.DeleteCourseRequest, call: Call) -> pb.DeleteCourseResponse:
-        await self._writer.submit(requests.delete_course(request, call.caller))
+        await self._writer.submit(requests.delete_course(request, call.caller), call.deadline)
         return pb.DeleteCourseResponse()
 
     async def ListCourses(self, request: pb.ListCoursesRequest, call: Call) -> pb.ListCoursesResponse:
@@ -82,26 +82,26 @@ class Servicer(EnrollmentServiceServicer):
     # --- enrollments --------------------------------------------------------------------------------------------
 
     async def EnrollStudent(self, request: pb.EnrollStudentRequest, call: Call) -> pb.EnrollStudentResponse:
-        answer = await self._writer.submit(requests.enroll_student(request, call.caller))
+        answer = await self._writer.submit(requests.enroll_student(request, call.caller), call.deadline)
         return pb.EnrollStudentResponse(enrollments=messages.enrollment_messages(answer))
 
     async def UnenrollStudent(self, request: pb.UnenrollStudentRequest, call: Call) -> pb.UnenrollStudentResponse:
-        answer = await self._writer.submit(requests.unenroll_student(request, call.caller))
+        answer = await self._writer.submit(requests.unenroll_student(request, call.caller), call.deadline)
         (dropped,) = answer.enrollments
         return pb.UnenrollStudentResponse(enrollment=messages.enrollment_message(dropped._replace(course=None)))
 
     async def SwapEnrollment(self, request: pb.SwapEnrollmentRequest, call: Call) -> pb.SwapEnrollmentResponse:
-        answer = await self._writer.submit(requests.swap_enrollment(request, call.caller))
+        answer = await self._writer.submit(requests.swap_enrollment(request, call.caller), call.deadline)
         dropped, enrolled = messages.enrollment_messages(answer)
         return pb.SwapEnrollmentResponse(dropped=dropped, enrolled=enrolled)
 
     async def GetEnrollment(self, request: pb.GetEnrollmentRequest, call: Call) -> pb.GetEnrollmentResponse:
-        view = await self._reader.enrollment(requests.get_enrollment(request, call.caller))
+        view = await self._reader.enrollment(requests.get_enrollment(request, call.caller), call.deadline)
         return pb.GetEnrollmentResponse(enrollment=messages.enrollment_message(view))
 
     async def ListStudentCourses(self, request: pb.ListStudentCoursesRequest, call: Call) -> bytes:
         query, page = requests.list_student_courses(request, call.caller)
-        return wire.student_courses_page(page, await self._reader.student_courses(query))
+        return wire.student_courses_page(page, await self._reader.student_courses(query, call.deadline))
 
     async def ListCourseStudents(
         self, request: pb.ListCourseStudentsRequest, call: Call
@@ -116,7 +116,7 @@ class Servicer(EnrollmentServiceServicer):
             yield response
 
     async def ReconcileRoster(self, request: pb.ReconcileRosterRequest, call: Call) -> pb.ReconcileRosterResponse:
-        answer = await self._writer.submit(requests.reconcile_roster(request, call.caller))
+        answer = await self._writer.submit(requests.reconcile_roster(request, call.caller), call.deadline)
         return messages.reconcile_message(answer)
 
     async def WatchEnrollmentEvents(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from enrollment_service.domain.errors import Overloaded, ShuttingDown
 
@@ -22,6 +22,16 @@ Pending: TypeAlias = asyncio.Future[Answer]
 # batches as well, but a few callers in flight would pay for it on every call; a lone caller waits for nobody.
 QUIET_TURNS = 40
 MAX_WAIT_SECONDS = 0.003
+# How much the latest batch counts in the estimate of how long one takes.
+LATEST_SHARE = 0.2
+
+
+class Entry(NamedTuple, Generic[Item, Answer]):
+    """Who waits: for what, where the answer goes, and until when by the event loop's clock; None: for ever."""
+
+    item: Item
+    answer: asyncio.Future[Answer]
+    deadline: float | None
 
 
 class Batcher(Generic[Item, Answer]):
@@ -29,7 +39,7 @@ class Batcher(Generic[Item, Answer]):
 
     `run` answers item by item, an exception standing for a failure of that item alone, and a future for an answer that
     is still to come, which the next batch does not wait for. It runs in a task of its own: a caller that goes away
-    never cancels it. Who has gone before the batch forms is left out of it.
+    never cancels it. Who has gone or is late before the batch forms is left out of it.
     """
 
     def __init__(
@@ -44,25 +54,33 @@ class Batcher(Generic[Item, Answer]):
         self._max_weight = max_weight
         self._max_waiting = max_waiting
         self._weigh = weigh
-        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._queue: deque[Entry[Item, Answer]] = deque()
+        self._queued_weight = 0
+        self._batch_seconds = 0.0
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._expected = 1
 
-    async def submit(self, item: Item) -> Answer:
+    async def submit(self, item: Item, deadline: float | None = None) -> Answer:
         """The answer to one item.
 
+        Args:
+            item: what to do.
+            deadline: until when, by the event loop's clock, anybody wants the answer; None: for ever.
+
         Raises:
-            Overloaded: too many items wait already; nothing was done.
+            Overloaded: too many items wait already for this one to be served in time; nothing was done.
+            TimeoutError: its turn came only after the deadline; nothing was done.
             ShuttingDown: the batcher was closed; nothing was done.
         """
         if self._closed:
             raise ShuttingDown
-        if len(self._queue) >= self._max_waiting:
-            raise Overloaded
         loop = asyncio.get_running_loop()
+        if self._queue and self._is_too_late(deadline, loop.time()):
+            raise Overloaded
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append((item, answer))
+        self._queue.append(Entry(item, answer, deadline))
+        self._queued_weight += self._weigh(item)
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         return await answer
@@ -72,6 +90,14 @@ class Batcher(Generic[Item, Answer]):
         self._closed = True
         while self._worker is not None:
             await asyncio.wait([self._worker])
+
+    def _is_too_late(self, deadline: float | None, now: float) -> bool:
+        """Whether a newcomer is better refused now than left to wait in vain, behind those in the queue."""
+        if len(self._queue) >= self._max_waiting:
+            return True
+        # A batch is full by weight, but a heavy item is a batch of its own.
+        batches = 1 + min(self._queued_weight / self._max_weight, len(self._queue))
+        return deadline is not None and now + batches * self._batch_seconds > deadline
 
     async def _work(self) -> None:
         try:
@@ -98,25 +124,33 @@ class Batcher(Generic[Item, Answer]):
             quiet = quiet + 1 if len(self._queue) == seen else 0
             seen = len(self._queue)
 
-    def _form(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _form(self) -> list[Entry[Item, Answer]]:
+        batch: list[Entry[Item, Answer]] = []
         weight = 0
+        now = asyncio.get_running_loop().time()
         while self._queue:
-            item, answer = self._queue[0]
-            if not answer.done():
-                weight += self._weigh(item)
+            entry = self._queue[0]
+            own_weight = self._weigh(entry.item)
+            if entry.deadline is not None and entry.deadline <= now and not entry.answer.done():
+                entry.answer.set_exception(TimeoutError())
+            if not entry.answer.done():
+                weight += own_weight
                 if batch and weight > self._max_weight:
                     break
-                batch.append((item, answer))
+                batch.append(entry)
             self._queue.popleft()
+            self._queued_weight -= own_weight
         return batch
 
-    async def _serve(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _serve(self, batch: list[Entry[Item, Answer]]) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
-            results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
+            results = list(zip(batch, await self._run([entry.item for entry in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            results = [(waiting, error) for waiting in batch]
-        for (_, answer), result in results:
+            results = [(entry, error) for entry in batch]
+        self._batch_seconds += LATEST_SHARE * (clock() - began - self._batch_seconds)
+        for (_, answer, _), result in results:
             if isinstance(result, asyncio.Future):
                 _follow(result, answer)
             elif not answer.done():

@@ -29,13 +29,13 @@ class Creator(Generic[New, Created]):
             self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
         )
 
-    async def submit(self, new: New) -> Created:
-        """What was created; it is durable when this returns.
+    async def submit(self, new: New, deadline: float | None = None) -> Created:
+        """What was created, wanted until then by the event loop's clock; it is durable when this returns.
 
         Raises:
             ServiceError: its unique key is taken, or it could not be created.
         """
-        return await self._batcher.submit(new)
+        return await self._batcher.submit(new, deadline)
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""

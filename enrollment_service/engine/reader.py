@@ -1,6 +1,7 @@
 """The batched reads: everybody who asks at the same moment shares a statement; plus the lists, page by page.
 
-A read joins only a batch that has not been sent yet, so everyone reads their own writes.
+A read joins only a batch that has not been sent yet, so everyone reads their own writes. A deadline is by the event
+loop's clock; after it nobody wants the answer.
 """
 
 from __future__ import annotations
@@ -53,40 +54,40 @@ class Reader:
         )
         self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
-    async def student(self, query: StudentQuery) -> Student:
+    async def student(self, query: StudentQuery, deadline: float | None = None) -> Student:
         """A student.
 
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: Student = await self._batcher.submit(query)
+        found: Student = await self._batcher.submit(query, deadline)
         return found
 
-    async def course(self, query: CourseQuery) -> CountedCourse:
+    async def course(self, query: CourseQuery, deadline: float | None = None) -> CountedCourse:
         """A course with its present counts.
 
         Raises:
             Refusal: COURSE_NOT_FOUND.
         """
-        found: CountedCourse = await self._batcher.submit(query)
+        found: CountedCourse = await self._batcher.submit(query, deadline)
         return found
 
-    async def enrollment(self, query: EnrollmentQuery) -> EnrollmentView:
+    async def enrollment(self, query: EnrollmentQuery, deadline: float | None = None) -> EnrollmentView:
         """One enrollment with its student and its course.
 
         Raises:
             Refusal: STUDENT_NOT_FOUND, COURSE_NOT_FOUND, NOT_ENROLLED.
         """
-        found: EnrollmentView = await self._batcher.submit(query)
+        found: EnrollmentView = await self._batcher.submit(query, deadline)
         return found
 
-    async def student_courses(self, query: StudentCoursesQuery) -> StudentCourses:
+    async def student_courses(self, query: StudentCoursesQuery, deadline: float | None = None) -> StudentCourses:
         """A page of the courses of a student.
 
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: StudentCourses = await self._batcher.submit(query)
+        found: StudentCourses = await self._batcher.submit(query, deadline)
         return found
 
     async def course_students(self, query: CourseStudentsQuery) -> CourseStudents:

@@ -63,14 +63,14 @@ class Writer:
             max_waiting=settings.max_waiting,
         )
 
-    async def submit(self, command: Command[A]) -> A:
-        """The answer to a command; what it says is durable.
+    async def submit(self, command: Command[A], deadline: float | None = None) -> A:
+        """The answer to a command, wanted until then by the event loop's clock; what it says is durable.
 
         Raises:
             ServiceError: the command was refused, or could not be done.
         """
         lane = self._bulk if command.bulk else self._usual
-        return cast(A, await lane.submit(command))
+        return cast(A, await lane.submit(command, deadline))
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connections back."""

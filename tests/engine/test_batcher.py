@@ -140,6 +140,43 @@ async def test_too_many_waiting_items_are_refused(runner: Runner) -> None:
     assert await batcher.submit(4) == 8
 
 
+async def test_whoever_cannot_be_served_in_time_is_refused_at_once(runner: Runner) -> None:
+    batcher = batcher_of(runner, max_weight=2)
+    clock = asyncio.get_running_loop().time
+    tasks = await submitted(batcher, 1)
+    await runner.started()
+    await asyncio.sleep(0.1)  # what the batcher learns: a batch takes so long
+    runner.free.set()
+    await asyncio.gather(*tasks)
+    runner.free.clear()
+    tasks = await submitted(batcher, 1)
+    await runner.started(2)
+    # The queue is empty: nobody knows how soon the batch that is under way will be back.
+    tasks.append(asyncio.create_task(batcher.submit(2, clock() + 0.01)))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await batcher.submit(2, clock() + 0.01)
+    tasks += [asyncio.create_task(batcher.submit(2, clock() + 60)), asyncio.create_task(batcher.submit(2))]
+    await until(lambda: len(batcher._queue) == 3)
+    runner.free.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_is_late_never_enters_a_batch(runner: Runner) -> None:
+    batcher = batcher_of(runner)
+    clock = asyncio.get_running_loop().time
+    tasks = await submitted(batcher, 1)
+    await runner.started()
+    late = clock() + 0.01
+    tasks += [asyncio.create_task(batcher.submit(2, late)), asyncio.create_task(batcher.submit(3, late + 60))]
+    await until(lambda: clock() > late)
+    runner.free.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (answers[0], answers[2]) == (2, 6)
+    assert isinstance(answers[1], TimeoutError)
+    assert runner.batches == [[1], [3]]
+
+
 async def test_close_answers_everybody_who_waits_and_refuses_newcomers(runner: Runner) -> None:
     batcher = batcher_of(runner, max_weight=2)
     tasks = await submitted(batcher, 1)
