@@ -13,7 +13,7 @@ COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --q
 COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check stubs migrate format lock bench demo clean
+.PHONY: help setup run test test-long coverage check stubs migrate format lock bench demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +43,14 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 run: $(INSTALLED) ## Start a private PostgreSQL, migrate it, and serve on ENROLLMENT_LISTEN (127.0.0.1:50051)
 	@exec $(BIN)/python -m dev
 
-test: $(INSTALLED) ## Run the tests with coverage (ARGS="-k waitlist -x" goes to pytest)
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+test: $(INSTALLED) ## Run the tests, two at a time (ARGS="-k waitlist -x" goes to pytest)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(INSTALLED) ## Run the tests that are marked `long` and left out of `make test`
+test-long: $(INSTALLED) ## Run the tests that are marked `long` and left out of `make test`, one at a time
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+coverage: $(INSTALLED) ## Run the tests of `make test` and report what they cover, in the servers they start too
+	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
 	$(BIN)/ruff format --check .

@@ -85,10 +85,12 @@ async def delete(client: Client, course_id: int) -> None:
     await client.call("DeleteCourse", course_id=course_id, force=True)
 
 
+@pytest.mark.long
 async def test_the_loop_is_never_away_for_long(processes: Processes, connection: Connection) -> None:
     assert await longest_gap(processes, connection) <= MAX_GAP_MS
 
 
+@pytest.mark.long
 async def test_without_a_thread_it_is(processes: Processes, connection: Connection) -> None:
     """The negative control."""
     assert await longest_gap(processes, connection, "inline") > MAX_GAP_MS

@@ -137,6 +137,7 @@ async def test_every_answer_is_true_of_one_moment(processes: Processes) -> None:
     assert raging.lies == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["torn_lists", "torn_enrollments"])
 async def test_reading_in_several_moments_is_caught(processes: Processes, fault: str) -> None:
     """The negative control."""

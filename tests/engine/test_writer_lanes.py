@@ -140,6 +140,7 @@ async def compared(
     return statistics.median(usual), statistics.median(held)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "servers"),
     [("course", 1), ("course", 2), ("student", 1), ("both", 1), ("both", 2), ("several", 1), ("import", 1)],
@@ -150,6 +151,7 @@ async def test_a_held_row_delays_nobody_else(processes: Processes, database_url:
     assert await wrong_in(database_url) == []
 
 
+@pytest.mark.long
 async def test_one_lane_would_delay_everybody(processes: Processes, database_url: str) -> None:
     """The negative control."""
     usual, held = await compared(processes, database_url, "course", 1, ONE_LANE)
@@ -234,6 +236,7 @@ async def test_a_frozen_server_holds_others_up_for_two_seconds_at_most(
     assert await wrong_in(database_url) == []
 
 
+@pytest.mark.long
 async def test_a_single_call_waits_for_one_chunk_of_an_import_at_most(processes: Processes, database_url: str) -> None:
     """The import touches every course; chunks of the size that the command sends follow each other without a pause."""
     _, client = await processes.start()
