@@ -13,10 +13,10 @@ COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --q
 COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check stubs migrate format lock bench demo clean
+.PHONY: help setup run test test-long check stubs migrate format lock bench demo clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Create .venv with everything needed, from the locks (the others do this first)
 
@@ -45,6 +45,9 @@ run: $(INSTALLED) ## Start a private PostgreSQL, migrate it, and serve on ENROLL
 
 test: $(INSTALLED) ## Run the tests with coverage (ARGS="-k waitlist -x" goes to pytest)
 	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-long: $(INSTALLED) ## Run the tests that are marked `long` and left out of `make test`
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
 	$(BIN)/ruff format --check .
@@ -76,7 +79,7 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 
-bench: $(INSTALLED) ## Measure against echo and the peers, about ten minutes (QUICK=1: two)
+bench: $(INSTALLED) ## Measure against echo and the peers, about eleven minutes (QUICK=1: four)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 

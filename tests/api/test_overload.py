@@ -12,9 +12,13 @@ from statistics import median
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
+from benchmarks import dataset
+from benchmarks.generator import Generator, GeneratorError, build
+from benchmarks.scale import Scale
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
 from tests.support.client import SERVICE, Client, client_of
@@ -37,6 +41,17 @@ from enrollment_service.cli.main import cli
 server._options = lambda settings: [("grpc.max_concurrent_streams", 10_000)]
 cli(["serve"])
 """
+
+# The same without a bound on what gRPC keeps: nothing is refused, and nothing is served in time.
+UNLIMITED_QUEUE = UNLIMITED_STREAMS.replace(
+    "10_000)]", "10_000), ('grpc.server.max_pending_requests', 2**31 - 1), "
+    "('grpc.server.max_pending_requests_hard_limit', 2**31 - 1)]"
+)  # fmt: skip
+TIMES = 3
+GATE = 0.3
+FULL_SPEED = 0.7  # the machine's noise is a third
+SLICES = 3
+SMALL = Scale(students=20_000, courses=1_500, seconds=2.0, warmup=1.0, short_seconds=0.5)
 
 
 @pytest.fixture
@@ -189,3 +204,59 @@ async def test_the_log_counts_refused_calls_instead_of_telling_each(
     (line,) = [line for line in service_log.lines if line["event"] == "overloaded"]
     assert line["refused"] == 3
     assert len(service_log.calls("EnrollStudent")) == 1
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    """The benchmark's load generator: a client in Python cannot offer enough."""
+    try:
+        return Generator(build(tmp_path_factory.mktemp("load") / "load"))
+    except GeneratorError as error:
+        pytest.skip(str(error))
+
+
+@dataclass
+class Slice:
+    """Full speed, then three times as many calls, then full speed again; the last two over the first."""
+
+    in_time: float
+    after: float
+    resident_mb: float
+
+
+async def overloaded(process: ServerProcess, generator: Generator, mode: str) -> Slice:
+    def run() -> Slice:
+        best = generator.drive(process.address, mode, SMALL).rate
+        in_time = generator.overload(process.address, mode, SMALL, TIMES * best)
+        resident_mb = psutil.Process(process.pid).memory_info().rss / 1e6
+        # The last call of the overload ends a second after it, and this begins to count another second later.
+        after = generator.drive(process.address, mode, SMALL, seconds=SMALL.short_seconds).rate
+        return Slice(in_time / best, after / best, resident_mb)
+
+    return await asyncio.to_thread(run)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mode", ["list", "enroll"])
+async def test_under_a_lasting_overload_useful_work_goes_on(
+    processes: Processes, connection: Connection, generator: Generator, mode: str
+) -> None:
+    await dataset.load(connection, SMALL)
+    process, _ = await processes.start()
+    generator.fresh_database()
+    slices = [await overloaded(process, generator, mode) for _ in range(SLICES)]
+    assert median(one.in_time for one in slices) >= GATE, slices
+    assert median(one.after for one in slices) >= FULL_SPEED, slices
+    assert max(one.resident_mb for one in slices) < 250, slices
+
+
+@pytest.mark.long
+async def test_without_limits_answers_come_too_late_and_the_queue_outlasts_the_overload(
+    processes: Processes, connection: Connection, generator: Generator
+) -> None:
+    await dataset.load(connection, SMALL)
+    process, _ = await processes.start(("-c", UNLIMITED_QUEUE))
+    generator.fresh_database()
+    slice_ = await overloaded(process, generator, "list")
+    assert slice_.in_time < GATE or slice_.after < FULL_SPEED, slice_
