@@ -82,7 +82,7 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 
-bench: $(INSTALLED) ## Measure against echo and the peers, about eleven minutes (QUICK=1: three)
+bench: $(INSTALLED) ## Measure against echo and the peers, about twelve minutes (QUICK=1: four)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 

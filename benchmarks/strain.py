@@ -18,6 +18,7 @@ from benchmarks import contestants, dataset
 from benchmarks.bench import Bench
 from benchmarks.contestants import ContestantError
 from benchmarks.importing import import_rows
+from enrollment_service.cli.pace import Pace
 from enrollment_service.v1.enrollment_pb2 import EnrollStudentRequest
 from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 
@@ -101,6 +102,7 @@ def _import_under_way(address: str, pairs: Iterator[tuple[int, int]]) -> Iterato
     """Somebody imports, piece by piece, for as long as the block lasts."""
     enough = threading.Event()
     problems: list[str] = []
+    pace = Pace()
 
     def run() -> None:
         while not enough.is_set():
@@ -109,7 +111,7 @@ def _import_under_way(address: str, pairs: Iterator[tuple[int, int]]) -> Iterato
                 problems.append("the import ran out of pairs")
                 return
             try:
-                import_rows(address, piece)
+                import_rows(address, piece, pace)
             except ContestantError as error:
                 problems.append(str(error))
                 return
