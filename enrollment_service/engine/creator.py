@@ -11,6 +11,8 @@ from enrollment_service.engine.batcher import Batcher
 from enrollment_service.settings import Settings
 from enrollment_service.store.courses import create_courses
 from enrollment_service.store.database import Database
+from enrollment_service.store.faults import Fault, fault_of
+from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS
 from enrollment_service.store.students import create_students
 from enrollment_service.store.transactions import DriverConnection, told
 
@@ -23,7 +25,7 @@ class Creator(Generic[New, Created]):
     """Creates one kind of thing; one transaction is under way at a time."""
 
     def __init__(self, database: Database, settings: Settings, insert: Insert[New, Created]) -> None:
-        self._held = database.hold()
+        self._held = database.hold(MAX_WAIT_HOLDING_MS)
         self._insert = insert
         self._batcher: Batcher[New, Created] = Batcher(
             self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
@@ -46,7 +48,10 @@ class Creator(Generic[New, Created]):
         try:
             return await self._held.transact(lambda connection: self._insert(connection, batch))
         except Exception as error:  # noqa: BLE001 - the callers are told
-            return [told(error)] * len(batch)
+            if fault_of(error) is not Fault.LOCKED or len(batch) == 1:
+                return [told(error)] * len(batch)
+        # Somebody is about to take a key that one of them wants, and has not committed yet. The others need not wait.
+        return [(await self._run([new]))[0] for new in batch]
 
 
 def student_creator(database: Database, settings: Settings) -> Creator[NewStudent, Student]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from enrollment_service.domain.commands import Answer, Command
 from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
-from enrollment_service.domain.footprint import Footprint, Row, rounds
+from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
 from enrollment_service.engine.batch import Busy
 from enrollment_service.store.database import Database
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
@@ -133,22 +133,24 @@ class PatientLane:
 
     def form(self, turn: Turn) -> None:
         """Chooses what a turn decides: the commands of its row, then of all rows that may have become free."""
-        turn.claimed += self._turns
-        self._turns.clear()
+        if turn.row != SOMETHING:
+            # What waits for something unknown is never taken along: it would hold up whoever it travels with.
+            turn.claimed += [row for row in self._turns if row != SOMETHING]
+            self._turns = deque(row for row in self._turns if row == SOMETHING)
         waiting = [entry for row in turn.claimed for entry in self._drain(row)]
-        chosen = self._chosen([entry.command for entry in waiting])
+        chosen = self._chosen([entry.command for entry in waiting], alone=turn.row == SOMETHING)
         for entry in waiting:
             if entry.command in chosen:
                 turn.entries[entry.command] = entry
             else:
                 self._queues[entry.row].append(entry)
 
-    def _chosen(self, commands: Sequence[Command[Any]]) -> set[Command[Any]]:
+    def _chosen(self, commands: Sequence[Command[Any]], *, alone: bool) -> set[Command[Any]]:
         """What may share a transaction. Bulk commands wait for locks, so each of them goes alone."""
         if not commands:
             return set()
         together = rounds(commands)[0]
-        if together[0].bulk:
+        if alone or together[0].bulk:
             return {together[0]}
         return set([command for command in together if not command.bulk][: self._max_commands])
 
@@ -202,14 +204,22 @@ class PatientLane:
                 for entry in self._drain(turn.row):
                     entry.answer.set_exception(DatabaseUnavailable())
             return
+        back = []
         for command, result in results.items():
-            self._settle(turn.entries[command], result)
-        self._restart_clocks(turn)
+            entry = turn.entries[command]
+            if isinstance(result, Busy) and result.row == entry.row != SOMETHING:
+                back.append(entry)
+            else:
+                self._settle(entry, result)
+        # What was taken along in vain goes back before those who have come to the same queue meanwhile.
+        for entry in reversed(back):
+            self._queues[entry.row].appendleft(entry)
+        self._restart_clocks(turn, back)
 
-    def _restart_clocks(self, turn: Turn) -> None:
+    def _restart_clocks(self, turn: Turn, back: Sequence[Entry]) -> None:
         """Whoever waits for a row that could be locked just now waits for somebody else from here on."""
         now = asyncio.get_running_loop().time()
-        for row in {turn.row, *(entry.row for entry in turn.entries.values())}:
+        for row in {turn.row, *(entry.row for entry in turn.entries.values())} - {entry.row for entry in back}:
             if row in self._since:
                 self._since[row] = now
 

@@ -171,7 +171,9 @@ class Writer:
         try:
             busy = await self._really_busy(held, wanted)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            return dict.fromkeys(commands, told(error))
+            if fault_of(error) is not Fault.LOCKED:
+                return dict.fromkeys(commands, told(error))
+            busy = set()  # a whole table is locked: not even looking is possible
         if not busy:
             return dict.fromkeys(commands, Busy(SOMETHING))
         results: Results = {}

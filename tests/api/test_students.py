@@ -150,3 +150,16 @@ async def test_a_student_with_enrollments_is_deleted_by_force_only(client: Clien
     assert await client.roster(course_ids[1]) == []
     # History outlives the student.
     assert await connection.fetchval("SELECT count(*) FROM enrollment_events WHERE student_id = $1", student_id) == 4
+
+
+async def test_an_address_that_somebody_is_about_to_take_delays_nobody_else(
+    client: Client, connection: Connection
+) -> None:
+    async with connection.transaction():
+        await connection.execute("INSERT INTO students (full_name, email) VALUES ('Ann Lee', 'ann@example.org')")
+        began = asyncio.get_running_loop().time()
+        unlucky = asyncio.create_task(client.create_student(email="ann@example.org"))
+        await asyncio.gather(*(client.create_student() for _ in range(10)))
+        assert asyncio.get_running_loop().time() - began < 2
+        with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+            await unlucky

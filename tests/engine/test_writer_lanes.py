@@ -25,7 +25,7 @@ from tests.support.client import Client
 from tests.support.databases import Connection, connected
 from tests.support.locks import until, until_waiting
 from tests.support.processes import SERVE, Processes
-from tests.support.refusals import refusal_of
+from tests.support.refusals import refusal_of, refused
 from tests.support.verification import wrong_in
 
 pytestmark = pytest.mark.timeout(120)
@@ -202,6 +202,72 @@ async def test_who_waited_for_a_course_gets_in_by_order_of_arrival(processes: Pr
             await until_waiting(observer)
         await asyncio.gather(*calls)
     assert await client.roster(stuck) == students
+
+
+async def test_who_is_taken_along_in_vain_keeps_the_place_in_line(processes: Processes, database_url: str) -> None:
+    """Other courses become free one by one meanwhile, and each time those who wait for this one are tried as well."""
+    _, client = await processes.start(MAX_STREAMS="200")
+    students, others = await client.students(80), await client.courses(6)
+    (stuck,) = await client.courses(1, capacity=0, waitlist_capacity=100)
+    waiting = students[20:]
+    async with connected(database_url) as holder, contextlib.AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(connected(database_url)) for _ in others]
+        for connection, course_id in zip(held, others, strict=True):
+            await connection.execute(f"BEGIN; SELECT FROM course_seats WHERE course_id = {course_id} FOR UPDATE")
+        async with holder.transaction():
+            await holder.execute("SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE", stuck)
+            calls = [asyncio.create_task(client.enroll(*pair)) for pair in zip(students, others, strict=False)]
+            for number, student_id in enumerate(waiting):
+                calls.append(asyncio.create_task(client.enroll(student_id, stuck, on_full=pb.ON_FULL_WAITLIST)))
+                await client.health()  # what was sent before it has arrived
+                if number % 10 == 9:
+                    await held.pop().execute("COMMIT")
+        await asyncio.gather(*calls)
+    assert await client.roster(stuck) == waiting
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["SELECT FROM courses WHERE id = {guilty} FOR SHARE", "INSERT INTO requests VALUES ('', '{request_id}', '')"],
+)
+async def test_what_no_row_explains_delays_only_who_needs_it(
+    processes: Processes, database_url: str, lock: str
+) -> None:
+    """A course that may not be changed, a request_id that another session is about to use: met only while writing."""
+    _, client = await processes.start(LOCK_TIMEOUT_MS=str(LOCK_TIMEOUT_MS))
+    students, courses = await client.students(21), await client.courses(20)
+    request_id = "123e4567-e89b-12d3-a456-426614174000"
+    change = {"course": pb.Course(course_id=courses[0], title="New"), "update_mask": {"paths": ["title"]}}
+    async with connected(database_url) as holder, holder.transaction():
+        await holder.execute(lock.format(guilty=courses[0], request_id=request_id))
+        guilty = (
+            client.call("UpdateCourse", **change)
+            if "courses" in lock
+            else client.enroll(students[20], courses[0], request_id=request_id)
+        )
+        began = time.monotonic()
+        unlucky = asyncio.create_task(guilty)
+        innocent = [client.enroll(*pair) for pair in zip(students, courses[1:], strict=False)]
+        await asyncio.gather(*innocent)
+        assert time.monotonic() - began < LOCK_TIMEOUT_MS / 1000
+        with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+            await unlucky
+
+
+async def test_a_table_that_is_locked_for_a_moment_is_waited_for(processes: Processes, database_url: str) -> None:
+    """As by a migration."""
+    _, client = await processes.start()
+    students, (course_id,) = await client.students(6), await client.courses(1)
+    for table in ("course_seats", "courses", "students", "student_courses"):
+        async with connected(database_url) as holder, connected(database_url) as observer:
+            async with holder.transaction():
+                await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                calls = [asyncio.create_task(client.enroll(student_id, course_id)) for student_id in students]
+                await until_waiting(observer)
+                await asyncio.sleep(0.3)  # longer than any single wait
+            await asyncio.gather(*calls)
+        for student_id in students:
+            await client.unenroll(student_id, course_id)
 
 
 async def test_a_frozen_server_holds_others_up_for_two_seconds_at_most(
