@@ -19,10 +19,11 @@ from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, round
 from enrollment_service.engine.batch import Busy
 from enrollment_service.store.database import Database
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
-from enrollment_service.store.transactions import HeldConnection
+from enrollment_service.store.transactions import HeldConnection, told
 
 MAX_WORKERS = 3
-# Where more rows are waited for than there are workers, each waits for so long before another row has its turn.
+# At most all workers but one wait for as long as it takes. The last one goes round, so long for each row: a row that is
+# busy only for a moment is never left behind those that are really held.
 TURN_MS = 50
 
 Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy]
@@ -165,7 +166,8 @@ class PatientLane:
 
     def _employ(self) -> None:
         """Starts a worker where one more may be of use."""
-        if len(self._workers) < MAX_WORKERS:
+        # One that has just ended is still among them until its callback has run.
+        if sum(not worker.done() for worker in self._workers) < MAX_WORKERS:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
@@ -192,6 +194,8 @@ class PatientLane:
                 del self._queues[row], self._since[row]
         if not self._queues:
             self._empty.set()
+        elif len(self._turns) > 1:
+            self._employ()
 
     async def _serve(self, turn: Turn) -> None:
         if all(entry.answer.done() for entry in self._queues[turn.row]):
@@ -204,6 +208,8 @@ class PatientLane:
                 for entry in self._drain(turn.row):
                     entry.answer.set_exception(DatabaseUnavailable())
             return
+        except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
+            results = dict.fromkeys(turn.entries, told(error))
         back = []
         for command, result in results.items():
             entry = turn.entries[command]
@@ -249,4 +255,4 @@ class PatientLane:
 
     def _max_wait_ms(self, row: Row) -> int:
         remaining = max(1, int(self._remaining(self._since[row]) * 1000))
-        return min(TURN_MS, remaining) if len(self._queues) > MAX_WORKERS else remaining
+        return min(TURN_MS, remaining) if len(self._queues) >= MAX_WORKERS else remaining
