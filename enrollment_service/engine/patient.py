@@ -204,6 +204,8 @@ class PatientLane:
         try:
             results = await self._run(turn)
         except RowBusyError:
+            # Something was chosen if the row has been lost with the connection, and waited for once more.
+            self._put_back(list(turn.entries.values()))
             if self._remaining(self._since[turn.row]) <= 0:
                 for entry in self._drain(turn.row):
                     entry.answer.set_exception(DatabaseUnavailable())
@@ -217,10 +219,13 @@ class PatientLane:
                 back.append(entry)
             else:
                 self._settle(entry, result)
-        # What was taken along in vain goes back before those who have come to the same queue meanwhile.
-        for entry in reversed(back):
-            self._queues[entry.row].appendleft(entry)
+        self._put_back(back)
         self._restart_clocks(turn, back)
+
+    def _put_back(self, entries: Sequence[Entry]) -> None:
+        """Returns what was chosen in vain to its queues, before those who have come meanwhile."""
+        for entry in reversed(entries):
+            self._queues[entry.row].appendleft(entry)
 
     def _restart_clocks(self, turn: Turn, back: Sequence[Entry]) -> None:
         """Whoever waits for a row that could be locked just now waits for somebody else from here on."""

@@ -253,6 +253,39 @@ async def test_a_row_that_is_busy_for_a_moment_does_not_wait_for_those_that_are_
         assert {outcome for outcome, _ in await asyncio.gather(*calls)} == {"OK"}
 
 
+async def test_whoever_loses_connection_and_row_at_once_is_answered(processes: Processes, database_url: str) -> None:
+    """The row is locked at last, then the connection breaks, and somebody else gets the row before the next try."""
+    _, client = await processes.start(LOCK_TIMEOUT_MS=str(LOCK_TIMEOUT_MS))
+    (student_id,), (stuck,) = await client.students(1), await client.courses(1)
+    lock_seats = f"SELECT FROM course_seats WHERE course_id = {stuck} FOR UPDATE"
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO student_courses%'"
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        observer, holder, successor, blocker = [
+            await stack.enter_async_context(connected(database_url)) for _ in range(4)
+        ]
+        await holder.execute(f"BEGIN; {lock_seats}")
+        call = asyncio.create_task(ended(client, student_id, stuck, 10))
+        await until_waiting(observer)
+        await successor.execute("BEGIN")
+        taking = asyncio.create_task(successor.execute(lock_seats))
+        await until_waiting(observer, 2)
+        # Foreign keys meet this lock, once the seats are locked.
+        await blocker.execute(f"BEGIN; SELECT FROM students WHERE id = {student_id} FOR UPDATE")
+        await holder.execute("COMMIT")
+        async with asyncio.timeout(10):
+            while not await observer.fetchval(cut):
+                pass
+        await taking
+        assert (await call)[0] == "DATABASE_UNAVAILABLE"
+        await successor.execute("COMMIT")
+        await blocker.execute("COMMIT")
+    await client.enroll(student_id, stuck)
+    assert await client.roster(stuck) == [student_id]
+
+
 @pytest.mark.parametrize(
     "lock",
     ["SELECT FROM courses WHERE id = {guilty} FOR SHARE", "INSERT INTO requests VALUES ('', '{request_id}', '')"],
