@@ -101,7 +101,7 @@ class App:
         await stopping
 
     async def _finish_batches(self, patience_ends: float) -> None:
-        """Lets batches under way commit, and cuts those whose database does not answer."""
+        """Lets batches under way commit, and cuts those that the database or a lock holds up."""
         parts = (self._writer, self._reader, self._students, self._courses)
         closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
@@ -110,7 +110,7 @@ class App:
         left = max(patience_ends - asyncio.get_running_loop().time(), 0)
         _, late = await asyncio.wait(closing, timeout=left + COMMIT_SECONDS)
         if late:
-            log.warning("the database does not answer; its connections are cut", waiting=len(late))
+            log.warning("batches did not end in time; their connections are cut", waiting=len(late))
             self._database.cut()
             await asyncio.wait(late, timeout=COMMIT_SECONDS)
 

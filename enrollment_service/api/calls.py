@@ -5,7 +5,7 @@ of decoding. Rules about rows need the ids of the request, so authorization foll
 a status, and each call ends with one line in the log.
 
 Wrapped around the methods where they are registered rather than as gRPC interceptors: the effect is the same, but an
-interceptor cannot reach the decoding of requests, and costs something on every call.
+interceptor is called after the request has been decoded, and malformed bytes would never reach it.
 """
 
 from __future__ import annotations

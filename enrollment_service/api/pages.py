@@ -93,12 +93,11 @@ def _decode(scope: str, token: str, ranges: Iterable[range]) -> Key | None:
     """The key inside a token, or None for a token that is damaged, made up, or of another list."""
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        check, payload = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
-        key = tuple(map(int, payload.split(b",")))
+        key = tuple(map(int, raw[_CHECK_BYTES:].split(b",")))
         fits = all(number in allowed for number, allowed in zip(key, ranges, strict=True))
     except (ValueError, binascii.Error):
         return None
-    return key if fits and check == _check(scope, payload) else None
+    return key if fits and token == _encode(scope, key) else None
 
 
 def _check(scope: str, payload: bytes) -> bytes:

@@ -163,14 +163,15 @@ async def test_a_negative_page_size_is_refused(client: Client, make: Make) -> No
 
 
 def damaged(token: str) -> list[str]:
-    """A token with one bit flipped, cut short, continued, decoded, and things that never were tokens."""
+    """A token with one bit flipped, padded, cut short, continued, decoded, and things that never were tokens."""
     raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     flipped = []
     for index in (0, len(raw) - 1):
         other = bytearray(raw)
         other[index] ^= 1
         flipped.append(base64.urlsafe_b64encode(other).decode().rstrip("="))
-    return [*flipped, token[:-2], token + "AAAA", "0", "1", "====", "\u00e9", "%00", "-1", "A" * 5000]
+    padded = token + "=" * (-len(token) % 4 or 1)
+    return [*flipped, padded, token[:-2], token + "AAAA", "0", "1", "====", "\u00e9", "%00", "-1", "A" * 5000]
 
 
 @every_list
