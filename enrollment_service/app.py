@@ -14,6 +14,9 @@ from typing import Any
 
 import structlog
 
+from enrollment_service.api.auth.certificates import server_credentials
+from enrollment_service.api.auth.keys import KeysUnavailableError, check_source
+from enrollment_service.api.auth.stage import authentication_of
 from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
 from enrollment_service.api.server import SERVICE, build_server
@@ -29,6 +32,7 @@ from enrollment_service.store.faults import Fault, facts_of, fault_of
 log = structlog.get_logger()
 
 DATABASE_POLL_SECONDS = 0.5
+KEYS_POLL_SECONDS = 2.0
 # After the grace: for telling those who were still waiting, and for commits that are under way.
 TELL_SECONDS = 1.0
 LOOK_SECONDS = 1.0
@@ -50,8 +54,9 @@ class App:
         self._courses = course_creator(self._database, settings)
         self._health = Health()
         self._drain = Drain()
+        self._authentication = authentication_of(settings)
         servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
-        self._server = build_server(settings, servicer, self._health, self._drain)
+        self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -60,9 +65,16 @@ class App:
 
         Raises:
             WrongSchemaError: the database is not migrated, or by another version.
+            UnusableFileError: a certificate cannot be read, or is none.
+            KeysUnavailableError: the keys of the tokens cannot be fetched.
         """
         await self._database.check_schema()
-        self.port = self._server.add_insecure_port(self._settings.listen)
+        await self._authentication.start()
+        credentials = server_credentials(self._settings)
+        if credentials is None:
+            self.port = self._server.add_insecure_port(self._settings.listen)
+        else:
+            self.port = self._server.add_secure_port(self._settings.listen, credentials)
         await self._server.start()
         await self._health.serving(("", SERVICE))
         self._housekeeping = asyncio.create_task(
@@ -85,6 +97,7 @@ class App:
         patience_ends = asyncio.get_running_loop().time() + self._settings.shutdown_grace
         await self._finish_calls()
         await self._finish_batches(patience_ends)
+        await self._authentication.stop()
         await self._database.close()
 
     async def _finish_calls(self) -> None:
@@ -142,6 +155,7 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
     if ends_with_parent:
         loop.add_reader(0, _stop_at_end_of_input, loop, stop)
     await _unless_stopped(wait_for_database(settings, stop), stop)
+    await _unless_stopped(wait_for_keys(settings, stop), stop)
     if stop.is_set():
         return
     async with serving(settings) as app:
@@ -153,7 +167,8 @@ async def serve(settings: Settings, *, ends_with_parent: bool = False) -> None:
             port=app.port,
             profile=settings.profile,
             reflection=settings.reflection_on,
-            authentication="none",
+            authentication=settings.auth or "none",
+            tls=settings.tls or ("on" if settings.tls_cert else "off"),
         )
         await stop.wait()
         log.info("draining", grace_seconds=settings.shutdown_grace)
@@ -209,3 +224,20 @@ async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
                 await asyncio.wait_for(stop.wait(), DATABASE_POLL_SECONDS)
     finally:
         await database.close()
+
+
+async def wait_for_keys(settings: Settings, stop: asyncio.Event) -> None:
+    """Waits until the keys of the tokens can be fetched, if they come from an address.
+
+    Raises:
+        UnusableFileError: they come from a file, and it is of no use.
+    """
+    while "jwt" in settings.auth_kinds and not stop.is_set():
+        try:
+            await check_source(settings.jwt_jwks)
+        except KeysUnavailableError as error:
+            log.warning("waiting for the keys of the tokens", problem=str(error))
+        else:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), KEYS_POLL_SECONDS)

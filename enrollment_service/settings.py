@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ENROLLMENT_"
@@ -21,6 +22,19 @@ class Settings(BaseSettings):
     profile: Profile = Field("production", description="`dev` switches reflection on and authentication off.")
     listen: str = Field("127.0.0.1:50051", description="Address and port to serve on.")
     database_url: str = Field("", repr=False, description="`postgresql://user:password@host:port/database`.")
+    auth: str = Field("", description="`jwt`, `mtls`, `jwt,mtls` or `none`; unset: `none` in `dev`, else refused.")
+    jwt_issuer: str = Field("", description="The `iss` of access tokens.")
+    jwt_audience: str = Field("", description="What the `aud` of access tokens must contain.")
+    jwt_jwks: str = Field("", description="Keys of the issuer: a JSON Web Key Set, as a path or an https URL.")
+    jwt_roles_claim: str = Field("roles", min_length=1, description="Claim with the list of a caller's roles.")
+    jwt_student_claim: str = Field("student_id", min_length=1, description="Claim with the id of a student.")
+    jwt_refresh_interval: float = Field(300.0, ge=1, description="How often the keys are read again.")
+    jwt_refresh_cool_down: float = Field(10.0, ge=0.1, description="Least time from one reading to the next.")
+    tls: Literal["", "proxy"] = Field("", description="`proxy`: a proxy in front of this server ends TLS.")
+    tls_cert: str = Field("", description="File with the certificate of this server, and its chain (PEM).")
+    tls_key: str = Field("", description="File with its private key (PEM).")
+    tls_client_ca: str = Field("", description="File with the CAs of clients (PEM); all need a certificate then.")
+    mtls_roles: str = Field("", description="File that says which roles the names in certificates have (TOML).")
     reflection: bool | None = Field(None, description="Server reflection; unset: on in `dev` only.")
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
@@ -29,10 +43,17 @@ class Settings(BaseSettings):
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
     stream_idle_timeout: float = Field(300.0, gt=0, description="How long a stream may wait for the next request.")
     max_streams: int = Field(32, ge=8, le=10_000, description="Calls at a time on one connection; more wait there.")
+    max_open_streams: int = Field(2_000, ge=1, description="Streams open in a process before OVERLOADED.")
+    max_connection_age: float | None = Field(None, ge=1, description="Ask clients to connect anew after about so long.")
+    max_caller_calls: int | None = Field(None, ge=1, description="Calls of one caller at a time, per process.")
+    max_caller_streams: int | None = Field(None, ge=1, description="Streams of one caller at a time, per process.")
+    max_caller_rate: float | None = Field(None, gt=0, description="Calls per second of one caller, per process.")
+    max_caller_burst: int | None = Field(None, ge=1, description="Calls at once; unset: those of one second.")
     max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
     max_waiting_lists: int = Field(100, ge=0, description="Lists that may wait for others before OVERLOADED.")
     max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
+    max_metadata_bytes: int = Field(16 * 1024, ge=1024, description="Largest metadata of a call in bytes.")
     lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows locked by others, in ms.")
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
@@ -61,14 +82,62 @@ class Settings(BaseSettings):
             raise ValueError("write postgresql://user:password@host:port/database")
         return f"postgresql://{rest}"
 
-    @model_validator(mode="after")
-    def _production_stays_private(self) -> Settings:
-        if self.profile == "production" and not self.listens_on_loopback:
-            raise ValueError(
-                "the production profile serves only on a loopback address until authentication is configured; "
-                "set ENROLLMENT_LISTEN to 127.0.0.1:PORT, or ENROLLMENT_PROFILE=dev on a private network"
+    @field_validator("auth")
+    @classmethod
+    def _auth_is_known(cls, value: str) -> str:
+        kinds = sorted(part.strip() for part in value.split(",")) if value else []
+        if kinds not in ([], ["none"], ["jwt"], ["mtls"], ["jwt", "mtls"]):
+            raise ValueError("write jwt, mtls, jwt,mtls or none")
+        return ",".join(kinds)
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _keys_come_safely(cls, value: str) -> str:
+        if "://" in value and not value.startswith("https://"):
+            raise ValueError("write a path or an https URL")
+        return value
+
+    @property
+    def auth_kinds(self) -> frozenset[str]:
+        """How callers may prove who they are; nobody has to where there is no way."""
+        return frozenset(self.auth.split(",")) - {"", "none"}
+
+    def problems_of_serving(self) -> Iterator[str]:
+        """Why a server must not be started with these settings. Other commands need less of them."""
+        yield from self._missing()
+        if bool(self.tls_cert) != bool(self.tls_key):
+            yield "ENROLLMENT_TLS_CERT and ENROLLMENT_TLS_KEY go together"
+        if self.tls_client_ca and not self.tls_cert:
+            yield "ENROLLMENT_TLS_CLIENT_CA needs ENROLLMENT_TLS_CERT and ENROLLMENT_TLS_KEY"
+        if self.tls == "proxy" and "mtls" in self.auth_kinds:
+            yield "ENROLLMENT_AUTH: behind a proxy that ends TLS there are no certificates; use jwt"
+        if not self.listens_on_loopback:
+            yield from self._exposed()
+
+    def _missing(self) -> Iterator[str]:
+        if self.profile == "production" and not self.auth:
+            yield (
+                "ENROLLMENT_AUTH: say how callers prove who they are: jwt, mtls or jwt,mtls; none only on a loopback "
+                "address; or set ENROLLMENT_PROFILE=dev on a private network"
             )
-        return self
+        needed = {
+            "jwt": ("jwt_issuer", "jwt_audience", "jwt_jwks"),
+            "mtls": ("tls_cert", "tls_key", "tls_client_ca", "mtls_roles"),
+        }
+        for kind in sorted(self.auth_kinds):
+            for name in needed[kind]:
+                if not getattr(self, name):
+                    yield f"{PREFIX}{name.upper()}: needed for ENROLLMENT_AUTH={self.auth}"
+
+    def _exposed(self) -> Iterator[str]:
+        """What must not be on a network."""
+        if self.profile == "production" and self.auth == "none":
+            yield "ENROLLMENT_AUTH: none is allowed on a loopback address only; set ENROLLMENT_LISTEN to 127.0.0.1:PORT"
+        if "jwt" in self.auth_kinds and not self.tls_cert and self.tls != "proxy":
+            yield (
+                "ENROLLMENT_TLS_CERT: tokens must not travel in the clear; set it and ENROLLMENT_TLS_KEY, "
+                "or ENROLLMENT_TLS=proxy where a proxy in front ends TLS"
+            )
 
     @classmethod
     def variables(cls) -> set[str]:

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from enrollment_service.settings import Settings
 
+JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_jwks": "/keys.json"}
+TLS = {"tls_cert": "/c", "tls_key": "/k"}
+MTLS = TLS | {"auth": "mtls", "tls_client_ca": "/ca", "mtls_roles": "/roles"}
+NETWORK = {"listen": "0.0.0.0:50051"}
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051", "example.org:50051"])
-def test_production_stays_on_loopback_until_there_is_authentication(listen: str) -> None:
-    with pytest.raises(ValueError, match="loopback"):
-        Settings(listen=listen)
-    assert Settings(listen=listen, profile="dev").listen == listen
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ["ENROLLMENT_AUTH: say how"]),
+        (NETWORK, ["ENROLLMENT_AUTH: say how"]),
+        ({"auth": "none"}, []),
+        (NETWORK | {"auth": "none"}, ["ENROLLMENT_AUTH: none is allowed on a loopback address only"]),
+        ({"listen": "[::]:1", "auth": "none"}, ["ENROLLMENT_AUTH: none is allowed on a loopback address only"]),
+        ({"listen": "example.org:1", "auth": "none"}, ["ENROLLMENT_AUTH: none is allowed on a loopback address only"]),
+        (NETWORK | {"profile": "dev"}, []),
+        (JWT, []),
+        (NETWORK | JWT, ["ENROLLMENT_TLS_CERT: tokens must not travel in the clear"]),
+        (NETWORK | JWT | {"profile": "dev"}, ["ENROLLMENT_TLS_CERT: tokens must not travel in the clear"]),
+        (NETWORK | JWT | {"tls": "proxy"}, []),
+        (NETWORK | JWT | TLS, []),
+        (
+            {"auth": "jwt"},
+            ["ENROLLMENT_JWT_ISSUER: needed", "ENROLLMENT_JWT_AUDIENCE: needed", "ENROLLMENT_JWT_JWKS: needed"],
+        ),
+        (NETWORK | MTLS, []),
+        (MTLS | {"tls_client_ca": ""}, ["ENROLLMENT_TLS_CLIENT_CA: needed for ENROLLMENT_AUTH=mtls"]),
+        (MTLS | {"mtls_roles": ""}, ["ENROLLMENT_MTLS_ROLES: needed for ENROLLMENT_AUTH=mtls"]),
+        (MTLS | {"tls": "proxy"}, ["ENROLLMENT_AUTH: behind a proxy that ends TLS there are no certificates"]),
+        (NETWORK | JWT | MTLS | {"auth": "mtls, jwt"}, []),
+        ({"auth": "none", "tls_cert": "/c"}, ["ENROLLMENT_TLS_CERT and ENROLLMENT_TLS_KEY go together"]),
+        ({"auth": "none", "tls_client_ca": "/c"}, ["ENROLLMENT_TLS_CLIENT_CA needs"]),
+    ],
+)
+def test_a_server_is_not_open_to_anybody_by_mistake(settings: dict[str, Any], said: list[str]) -> None:
+    problems = list(Settings(**settings).problems_of_serving())
+    assert len(problems) == len(said)
+    assert all(problem.startswith(start) for problem, start in zip(problems, said, strict=True))
+
+
+@pytest.mark.parametrize("auth", ["yes", "jwt,none", "none,mtls", "jwt,jwt", "JWT", "token"])
+def test_other_kinds_of_authentication_are_refused(auth: str) -> None:
+    with pytest.raises(ValueError, match="write jwt, mtls, jwt,mtls or none"):
+        Settings(auth=auth)
+
+
+@pytest.mark.parametrize("address", ["http://login.example.org/keys", "file:///keys", "ftp://x"])
+def test_keys_do_not_come_by_an_address_that_anybody_could_answer_at(address: str) -> None:
+    with pytest.raises(ValueError, match="path or an https URL"):
+        Settings(jwt_jwks=address)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:50051", "127.8.8.8:1"])

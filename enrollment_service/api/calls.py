@@ -1,8 +1,9 @@
 """What every call goes through, in this order: authenticate, limit, decode, authorize, run, status, record.
 
 Authentication comes first, before anything is said of the request, of malformed bytes too. Limits come before the work
-of decoding. Rules about rows need the ids of the request, so authorization follows it. Whatever a stage raises becomes
-a status, and each call ends with one line in the log.
+of decoding, and so does the question whether the caller may call the method at all. Rules about rows need the ids of
+the request, so the rest of authorization follows it. Whatever a stage raises becomes a status, and each call ends with
+one line in the log.
 
 Wrapped around the methods where they are registered rather than as gRPC interceptors: the effect is the same, but an
 interceptor is called after the request has been decoded, and malformed bytes would never reach it.
@@ -11,27 +12,43 @@ interceptor is called after the request has been decoded, and malformed bytes wo
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import AbortError, ServicerContext
 
+from enrollment_service.api.access import RULES
+from enrollment_service.api.auth.stage import Authentication
 from enrollment_service.api.deadlines import Deadlines
 from enrollment_service.api.drain import Drain
+from enrollment_service.api.limits import Admission, Limits
 from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.shedding import Shedding
 from enrollment_service.api.status import metadata_of, status_of
-from enrollment_service.domain.caller import ANONYMOUS, Caller
-from enrollment_service.domain.errors import Overloaded, Reason, Refusal, ServiceError, ShuttingDown
+from enrollment_service.domain.access import may_ask, may_call
+from enrollment_service.domain.caller import Caller
+from enrollment_service.domain.errors import (
+    Overloaded,
+    PermissionDenied,
+    Reason,
+    Refusal,
+    ServiceError,
+    ShuttingDown,
+    Unauthenticated,
+)
 from enrollment_service.telemetry import logs
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 Context: TypeAlias = ServicerContext[Any, Any]
+
+# Whoever calls, until it is known.
+NOBODY = Caller()
 
 
 class Call:
@@ -40,13 +57,17 @@ class Call:
     The peer is read first: once a call is over, its context must not be asked.
     """
 
-    __slots__ = ("caller", "deadline", "method", "peer", "started")
+    __slots__ = ("caller", "deadline", "expires", "method", "peer", "share", "started")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.peer = context.peer()
         self.started = time.perf_counter()
-        self.caller: Caller = ANONYMOUS
+        self.caller: Caller = NOBODY
+        # When what proves the caller expires, in seconds since the epoch.
+        self.expires = math.inf
+        # What the limits have counted it as.
+        self.share: Admission | None = None
         # When it ends, by the event loop's clock in seconds; None where the caller has set no deadline.
         self.deadline = _deadline_of(context)
 
@@ -56,52 +77,88 @@ def _deadline_of(context: Context) -> float | None:
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
-def handlers(servicer: Any, default_deadline: float, drain: Drain) -> grpc.GenericRpcHandler:
+class Guards(NamedTuple):
+    """What stands before all methods of a server."""
+
+    authentication: Authentication
+    limits: Limits
+    drain: Drain
+
+
+def handlers(servicer: Any, default_deadline: float, guards: Guards) -> grpc.GenericRpcHandler:
     """The methods of a servicer, each behind its stages, ready to be added to a server."""
     service = pb.DESCRIPTOR.services_by_name["EnrollmentService"]
     deadlines, shedding = Deadlines(default_deadline), Shedding()
     by_name = {
-        method.name: _handler(Stages(method, shedding), method, getattr(servicer, method.name), deadlines, drain)
+        method.name: _handler(Stages(method, guards, shedding), method, getattr(servicer, method.name), deadlines)
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, by_name)
 
 
 def _handler(
-    stages: Stages, method: MethodDescriptor, behaviour: Any, deadlines: Deadlines, drain: Drain
+    stages: Stages, method: MethodDescriptor, behaviour: Any, deadlines: Deadlines
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour, drain))
+        return grpc.stream_stream_rpc_method_handler(_stream_stream(stages, behaviour))
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_unary_stream(stages, behaviour, drain))
-    return grpc.unary_unary_rpc_method_handler(_unary_unary(stages, behaviour, deadlines, drain))
+        return grpc.unary_stream_rpc_method_handler(_unary_stream(stages, behaviour))
+    return grpc.unary_unary_rpc_method_handler(_unary_unary(stages, behaviour, deadlines))
 
 
 class Stages:
     """The stages of one method's calls, all but `run`, which is the method itself."""
 
-    def __init__(self, method: MethodDescriptor, shedding: Shedding) -> None:
+    def __init__(self, method: MethodDescriptor, guards: Guards, shedding: Shedding) -> None:
         self._name = method.name
+        self._rule = RULES[method.name]
+        self._about_a_student = "student_id" in method.input_type.fields_by_name
+        self._is_stream = method.server_streaming
+        self._guards = guards
         self._shedding = shedding
         self._decode: Callable[[bytes], Message] = getattr(pb, method.input_type.name).FromString
         self.ids: Callable[[Message | None], Ids] = ids_reader(method.input_type)
+        self.drain = guards.drain
 
-    def admit(self, context: Context) -> Call:
-        """Authenticate and limit: both let everybody pass for now."""
+    def begin(self, context: Context) -> Call:
+        """A call of which nothing is known yet."""
         return Call(self._name, context)
 
-    def accept(self, data: bytes, call: Call) -> Message:
-        """Decode and authorize: the request, if the caller may make it; everybody may for now.
+    async def admit(self, call: Call, context: Context) -> None:
+        """Authenticate and limit, and what can be authorized before the request is looked at.
 
         Raises:
-            Refusal: MALFORMED_REQUEST.
+            Refusal: UNAUTHENTICATED, RATE_LIMITED, OVERLOADED or PERMISSION_DENIED.
         """
+        call.caller, call.expires = await self._guards.authentication.identity_of(context)
+        call.share = self._guards.limits.enter(call.caller.subject or _host_of(call.peer), stream=self._is_stream)
+        if not may_call(call.caller, self._rule):
+            raise PermissionDenied
+
+    def accept(self, data: bytes, call: Call) -> Message:
+        """Decode and authorize: the request, if the caller may make it.
+
+        Raises:
+            Refusal: MALFORMED_REQUEST or PERMISSION_DENIED; UNAUTHENTICATED where a stream outlives its credentials.
+        """
+        if self._is_stream and call.expires <= time.time():
+            raise Unauthenticated("expired meanwhile")
         try:
-            return self._decode(data)
+            request = self._decode(data)
         except DecodeError:
             raise Refusal.of(
                 Reason.MALFORMED_REQUEST, "", "The bytes are not a request of this method.", method=call.method
             ) from None
+        student_id: int = request.student_id if self._about_a_student else 0  # type: ignore[attr-defined]
+        if not may_ask(call.caller, self._rule, student_id):
+            raise PermissionDenied
+        return request
+
+    def dismiss(self, call: Call) -> None:
+        """Counts a call out."""
+        if call.share is not None:
+            self._guards.limits.leave(call.share)
+            call.share = None
 
     async def fail(self, call: Call, error: BaseException, context: Context, ids: Ids) -> NoReturn:
         """Status and record of a call that did not succeed."""
@@ -124,14 +181,16 @@ class Stages:
         fields["code"] = code
         fields["duration_ms"] = round((time.perf_counter() - call.started) * 1000, 2)
         fields["peer"] = call.peer
+        if call.caller.subject:
+            fields["actor"] = call.caller.subject
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
 
-def _unary_unary(
-    stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines, drain: Drain
-) -> Any:
+def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines) -> Any:
+    drain = stages.drain
+
     async def handle(data: bytes, context: Context) -> bytes:
-        call = stages.admit(context)
+        call = stages.begin(context)
         task = _current_task()
         drain.enter(task)
         # Callers that set a deadline are cancelled by gRPC; nobody waits for ever.
@@ -140,49 +199,53 @@ def _unary_unary(
             call.deadline = deadlines.begin(task)
         request: Message | None = None
         try:
+            await stages.admit(call, context)
             request = stages.accept(data, call)
             response = _encoded(await method(request, call))
         except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
             expired = timed and deadlines.end(task)
             given_up = drain.leave(task)
+            stages.dismiss(call)
             told = TimeoutError() if expired else ShuttingDown() if given_up else error
             await stages.fail(call, told, context, stages.ids(request))
         drain.leave(task)
         if timed:
             deadlines.end(task)
+        stages.dismiss(call)
         stages.record(call, "OK", stages.ids(request))
         return response
 
     return handle
 
 
-def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]], drain: Drain) -> Any:
+def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        call = stages.admit(context)
-        async for response in _answers(stages, call, context, drain, lambda: method(stages.accept(data, call), call)):
+        call = stages.begin(context)
+        async for response in _answers(stages, call, context, lambda: method(stages.accept(data, call), call)):
             yield response
 
     return handle
 
 
-def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]], drain: Drain) -> Any:
+def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
     async def handle(incoming: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        call = stages.admit(context)
-        requests = (stages.accept(data, call) async for data in drain.until_begun(incoming))
-        async for response in _answers(stages, call, context, drain, lambda: method(requests, call)):
+        call = stages.begin(context)
+        requests = (stages.accept(data, call) async for data in stages.drain.until_begun(incoming))
+        async for response in _answers(stages, call, context, lambda: method(requests, call)):
             yield response
 
     return handle
 
 
 async def _answers(
-    stages: Stages, call: Call, context: Context, drain: Drain, run: Callable[[], AsyncIterator[Any]]
+    stages: Stages, call: Call, context: Context, run: Callable[[], AsyncIterator[Any]]
 ) -> AsyncIterator[bytes]:
     """The answers of a stream, and its end."""
     answers = 0
-    task = _current_task()
+    task, drain = _current_task(), stages.drain
     drain.enter(task)
     try:
+        await stages.admit(call, context)
         async for response in run():
             drain.handing(task, answers)
             yield _encoded(response)
@@ -191,11 +254,18 @@ async def _answers(
     except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
         drain.handed(task)
         given_up = drain.leave(task)
+        stages.dismiss(call)
         # Who has gone or reads nothing cannot be told.
         told = ShuttingDown() if given_up and not isinstance(error, GeneratorExit) else error
         await stages.fail(call, told, context, {"answers": answers})
     drain.leave(task)
+    stages.dismiss(call)
     stages.record(call, "OK", {"answers": answers})
+
+
+def _host_of(peer: str) -> str:
+    """The network address of a peer without its port, which differs from connection to connection."""
+    return peer.rpartition(":")[0]
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -237,4 +307,6 @@ def _shown(failure: ServiceError, error: BaseException) -> Ids:
     if failure.reason is Reason.INTERNAL:
         shown |= failure.violations[0].observed
         shown["error"] = logs.describe(error)
+    if isinstance(error, Unauthenticated):
+        shown["cause"] = error.cause
     return shown

@@ -11,8 +11,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from enrollment_service.api import calls
+from enrollment_service.api.auth.stage import Authentication
 from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
+from enrollment_service.api.limits import Allowance, Limits
 from enrollment_service.api.status import metadata_of, status_of
 from enrollment_service.domain.errors import ShuttingDown
 from enrollment_service.settings import Settings
@@ -26,18 +28,31 @@ _UNLIMITED = 2**31 - 1
 _REFLECTED = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
 
 
-def build_server(settings: Settings, servicer: Any, health: Health, drain: Drain) -> grpc.aio.Server:
+def build_server(
+    settings: Settings, servicer: Any, authentication: Authentication, health: Health, drain: Drain
+) -> grpc.aio.Server:
     """A server that listens nowhere yet."""
     server = grpc.aio.server(options=_options(settings))
-    server.add_generic_rpc_handlers((calls.handlers(servicer, settings.default_deadline, drain),))
+    guards = calls.Guards(authentication, _limits(settings), drain)
+    server.add_generic_rpc_handlers((calls.handlers(servicer, settings.default_deadline, guards),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection_on:
         _add_reflection(server, drain)
     return server
 
 
+def _limits(settings: Settings) -> Limits:
+    allowance = Allowance(
+        calls=settings.max_caller_calls,
+        streams=settings.max_caller_streams,
+        rate=settings.max_caller_rate,
+        burst=settings.max_caller_burst,
+    )
+    return Limits(allowance, settings.max_open_streams)
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    return [
+    options = [
         # Otherwise a second server would silently share the port. Workers share it on purpose.
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -49,8 +64,15 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.max_deallocating_streams", settings.max_streams),
         ("grpc.server.max_pending_requests", _UNLIMITED),
         ("grpc.server.max_pending_requests_hard_limit", _UNLIMITED),
-        ("grpc.max_metadata_size", 16 * 1024),
+        # A soft and a hard limit; between two that differ gRPC refuses calls at random.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
     ]
+    if settings.max_connection_age is not None:
+        # gRPC itself varies it by a tenth for each connection, so that they do not all come back at once. Calls under
+        # way are not cut: only new ones go to the next connection.
+        options.append(("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)))
+    return options
 
 
 def _answers(drain: Drain) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from enrollment_service.domain.errors import Reason, ServiceError, Violation
+from enrollment_service.domain.errors import RateLimited, Reason, ServiceError, Violation
 
 DOMAIN = "enrollment.v1"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -18,7 +19,6 @@ MAX_DETAIL_BYTES = 4096
 
 RETRY_SECONDS = {
     Reason.OVERLOADED: 1,
-    Reason.RATE_LIMITED: 1,
     Reason.DATABASE_UNAVAILABLE: 1,
     Reason.SHUTTING_DOWN: 1,
 }
@@ -99,11 +99,16 @@ def _details(code: grpc.StatusCode, error: ServiceError, shown: Sequence[Violati
         details.extend(map(_resource, shown))
     elif code is grpc.StatusCode.FAILED_PRECONDITION:
         details.append(_precondition(shown))
-    if error.reason in RETRY_SECONDS:
+    if (seconds := _retry_seconds(error)) is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = RETRY_SECONDS[error.reason]
+        retry.retry_delay.FromMilliseconds(math.ceil(seconds * 1000))
         details.append(retry)
     return details
+
+
+def _retry_seconds(error: ServiceError) -> float | None:
+    """When to try again, in seconds from now; None where the same call would fail again."""
+    return error.retry_seconds if isinstance(error, RateLimited) else RETRY_SECONDS.get(error.reason)
 
 
 def _bad_request(violations: Sequence[Violation]) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
+
+from enrollment_service.cli.target import Target, target_options
 
 
 @click.command()
@@ -19,8 +22,9 @@ import click
     show_envvar=True,
     help="HOST:PORT.",
 )
+@target_options
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds for the call with all its retries.")
-def call(method: str, request: str, address: str, timeout: float) -> None:
+def call(method: str, request: str, address: str, timeout: float, **options: Path | None) -> None:
     """Call METHOD (such as EnrollStudent) with a request in JSON; `-` reads it from standard input.
 
     Methods that take a stream take JSON lines; methods that answer with a stream answer in JSON lines. A request_id is
@@ -34,4 +38,11 @@ def call(method: str, request: str, address: str, timeout: float) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from enrollment_service.cli.json_call import run
 
-    sys.exit(run(method, request, address, timeout))
+    sys.exit(run(method, request, Target(_reachable(address), **options), timeout))
+
+
+def _reachable(address: str) -> str:
+    """Where a server that listens on all addresses is reached from here."""
+    host, _, port = address.rpartition(":")
+    local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"{local}:{port}" if local else address

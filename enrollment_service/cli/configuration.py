@@ -41,6 +41,14 @@ def read_settings_with_database(*, warn: bool = True) -> Settings:
     return settings
 
 
+def read_settings_to_serve(*, warn: bool = True) -> Settings:
+    """The same for a server, which must not be open to anybody by mistake."""
+    settings = read_settings_with_database(warn=warn)
+    if problems := list(settings.problems_of_serving()):
+        _end(*problems)
+    return settings
+
+
 @cache
 def _warn_of_unknown() -> None:
     """Once per process: `make run` runs several commands in one."""

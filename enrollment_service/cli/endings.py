@@ -23,17 +23,18 @@ def end(line: str, status: int) -> NoReturn:
 
 @contextmanager
 def explained(status: int | None = None) -> Iterator[None]:
-    """Work with the database goes inside the block; where it cannot be done, the command ends.
+    """Work with the database and with files of the settings goes inside; where it cannot be done, the command ends.
 
     Args:
         status: how to end where the database fails in a way that may pass; by default such errors are raised on.
     """
+    from enrollment_service.api.auth.files import UnusableFileError
     from enrollment_service.store.database import WrongSchemaError
     from enrollment_service.store.faults import Fault, explanation_of, facts_of
 
     try:
         yield
-    except WrongSchemaError as error:
+    except (WrongSchemaError, UnusableFileError) as error:
         end(str(error), UNUSABLE)
     except Exception as error:
         facts = facts_of(error)

@@ -16,6 +16,7 @@ import click
 
 from enrollment_service.cli.configuration import UNFIT, read_settings
 from enrollment_service.cli.endings import end
+from enrollment_service.cli.target import Target, target_options
 
 if TYPE_CHECKING:
     from enrollment_service.cli.upload import Rejected, Report
@@ -31,6 +32,7 @@ ENROLLED, REJECTED, UNANSWERED, INTERRUPTED = 0, 1, 3, 130
 @click.option("--waitlist", is_flag=True, help="Rows that find a course full join its waitlist.")
 @click.option("--chunk-size", type=click.IntRange(1, 10_000), help="Rows per chunk; by default what takes 0.1 s.")
 @click.option("--rejected", type=click.Path(dir_okay=False, path_type=Path), help="Write rejected rows to this CSV.")
+@target_options
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -38,18 +40,25 @@ ENROLLED, REJECTED, UNANSWERED, INTERRUPTED = 0, 1, 3, 130
     show_default=True,
     help="Seconds to go on trying without an answer.",
 )
-def import_(file: Path, waitlist: bool, chunk_size: int | None, rejected: Path | None, timeout: float) -> None:
+def import_(
+    file: Path,
+    waitlist: bool,
+    chunk_size: int | None,
+    rejected: Path | None,
+    timeout: float,
+    **options: Path | None,
+) -> None:
     """Enroll the rows of a CSV FILE (student_id,course_id) through the server on ENROLLMENT_LISTEN.
 
     Exit status 0 if every row is enrolled or waitlisted now, 1 if rows were rejected, 2 if the file or an option is of
     no use, 3 if the server refused or did not answer, 130 if it was interrupted. However it ends, it says how far it
     got. Import the file again to go on: no row counts twice.
     """
-    address = read_settings().address
+    target = Target(read_settings().address, **options)
     # Told to stop in either way, it says how far it got.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _opened(rejected, file) as rejected_file:
-        report, problem, status = _imported(file, address, waitlist=waitlist, chunk_size=chunk_size, patience=timeout)
+        report, problem, status = _imported(file, target, waitlist=waitlist, chunk_size=chunk_size, patience=timeout)
         _print(report, rejected_file)
     if problem:
         click.echo(f"{problem} What is counted was answered; import the file again: no row counts twice.", err=True)
@@ -70,7 +79,7 @@ def _opened(rejected: Path | None, file: Path) -> TextIO | nullcontext[None]:
 
 
 def _imported(
-    file: Path, address: str, *, waitlist: bool, chunk_size: int | None, patience: float
+    file: Path, target: Target, *, waitlist: bool, chunk_size: int | None, patience: float
 ) -> tuple[Report, str, int]:
     """Imports with a progress bar; how far it got, what ended it early, and the exit status."""
     from enrollment_service.cli.upload import Report, UnreadableFileError, import_file
@@ -82,13 +91,19 @@ def _imported(
     try:
         with click.progressbar(length=total, label=file.name, show_pos=True, file=sys.stderr) as bar:
             work = import_file(
-                file, address, report, waitlist=waitlist, chunk_size=chunk_size, patience=patience, progress=bar.update
+                file,
+                target,
+                report,
+                waitlist=waitlist,
+                chunk_size=chunk_size,
+                patience=patience,
+                progress=bar.update,
             )
             asyncio.run(work)
     except UnreadableFileError as error:
         return report, f"{file.name}: {error}.", UNFIT
     except ServiceError as error:
-        return report, f"{address}: {error}.", UNANSWERED
+        return report, f"{target.address}: {error}.", UNANSWERED
     except KeyboardInterrupt:
         return report, "Interrupted.", INTERRUPTED
     return report, "", REJECTED if report.rejected else ENROLLED

@@ -13,6 +13,7 @@ import click
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
+from enrollment_service.cli.target import Target
 from enrollment_service.client import EnrollmentClient, Refused, ServiceError
 from enrollment_service.client.methods import METHODS, SERVICE, Method
 
@@ -20,13 +21,13 @@ REFUSED = 1
 UNKNOWN = 3
 
 
-def run(name: str, text: str, address: str, budget: float) -> int:
+def run(name: str, text: str, target: Target, budget: float) -> int:
     """Calls a method and prints its answer, or the error on standard error; returns the exit status.
 
     Args:
         name: the method, with or without the service before it.
         text: the request in JSON; `-` for what comes on standard input.
-        address: host and port of the server.
+        target: where the server is, and with what to call it.
         budget: how long the call may take with all its retries, in seconds.
 
     Raises:
@@ -37,7 +38,7 @@ def run(name: str, text: str, address: str, budget: float) -> int:
         raise click.UsageError(f"{SERVICE.full_name} has no method {name}. It has: {', '.join(METHODS)}.")
     lines = sys.stdin if text == "-" else text.splitlines()
     try:
-        asyncio.run(_call(method, lines, _reachable(address), budget))
+        asyncio.run(_call(method, lines, target, budget))
     except json_format.ParseError as error:
         raise click.UsageError(f"not a {method.request_type.DESCRIPTOR.name} in JSON: {error}") from error
     except ServiceError as error:
@@ -46,8 +47,8 @@ def run(name: str, text: str, address: str, budget: float) -> int:
     return 0
 
 
-async def _call(method: Method, lines: Iterable[str], address: str, budget: float) -> None:
-    async with EnrollmentClient(address, timeout=budget, budget=budget, wait_for_ready=False) as client:
+async def _call(method: Method, lines: Iterable[str], target: Target, budget: float) -> None:
+    async with target.client(timeout=budget, budget=budget, wait_for_ready=False) as client:
         if method.streams_responses:
             async for answer in _stream(client, method, lines):
                 click.echo(json.dumps(shown(answer)))
@@ -114,10 +115,3 @@ def _shown_detail(detail: Any) -> dict[str, Any]:
     if detail.DESCRIPTOR.file is error_details_pb2.DESCRIPTOR:
         return {"@type": f"type.googleapis.com/{detail.DESCRIPTOR.full_name}", **shown(detail)}
     return {"@type": detail.type_url, "value": base64.b64encode(detail.value).decode()}
-
-
-def _reachable(address: str) -> str:
-    """Where a server that listens on all addresses is reached from here."""
-    host, _, port = address.rpartition(":")
-    local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"{local}:{port}" if local else address

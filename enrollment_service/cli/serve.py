@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from enrollment_service.cli.configuration import read_settings_with_database
+from enrollment_service.cli.configuration import read_settings_to_serve
 from enrollment_service.cli.endings import FAILED, end, explained
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
@@ -19,7 +19,7 @@ from enrollment_service.telemetry import logs
 @click.command()
 def serve() -> None:
     """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
-    settings = read_settings_with_database()
+    settings = read_settings_to_serve()
     if settings.workers == 1:
         _serve_here(settings)
     else:
@@ -30,7 +30,7 @@ def serve() -> None:
 def worker() -> None:
     """Serve as one of several processes; ends when the process that started it does."""
     # The process that started it has warned already.
-    _serve_here(read_settings_with_database(warn=False), ends_with_parent=True)
+    _serve_here(read_settings_to_serve(warn=False), ends_with_parent=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from enrollment_service.cli.pace import Pace
-from enrollment_service.client import EnrollmentClient
+from enrollment_service.cli.target import Target
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 COLUMNS = ("student_id", "course_id")
@@ -106,7 +106,7 @@ def _id_in(text: str) -> int | None:
 
 async def import_file(
     path: Path,
-    address: str,
+    target: Target,
     report: Report,
     *,
     waitlist: bool,
@@ -118,7 +118,7 @@ async def import_file(
 
     Args:
         path: the CSV file.
-        address: host and port of the server.
+        target: where the server is, and with what to call it.
         report: is kept up to date on the way, so that it tells how far it got however this ends.
         waitlist: whether rows that find a course full join its waitlist.
         chunk_size: rows per chunk, up to 10,000; by default what the server takes a tenth of a second for.
@@ -140,7 +140,7 @@ async def import_file(
 
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            async with EnrollmentClient(address, budget=patience) as client:
+            async with target.client(budget=patience) as client:
                 async for answer in client.import_enrollments(requests(), answer_timeout=patience):
                     chunk = sent.pop(answer.chunk_id)
                     report.add(chunk, answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Self
 
 import grpc
@@ -26,6 +26,7 @@ class Caller:
         timeout: float = 5.0,
         budget: float = 30.0,
         metadata: Sequence[tuple[str, str]] = (),
+        token: str | Callable[[], str] | None = None,
         wait_for_ready: bool = True,
         options: Iterable[tuple[str, Any]] = (),
         pauses: Pauses | None = None,
@@ -36,6 +37,7 @@ class Caller:
         self._timeout = timeout
         self._budget = budget
         self._metadata = tuple(metadata)
+        self._token = token
         self._wait_for_ready = wait_for_ready
         self._pauses = pauses or Pauses()
 
@@ -87,7 +89,7 @@ class Caller:
     def chunks(self, method: str, chunks: Chunks, *, answer_timeout: float = 60.0) -> AsyncGenerator[Any, None]:
         """The answers of an Import method, one per chunk; `EnrollmentClient.import_enrollments` explains it."""
         stub, attempts = self._stub(METHODS[method]), Attempts(self._pauses, self._budget)
-        return ChunkStream(lambda: stub(metadata=self._metadata), chunks, attempts, answer_timeout).answers()
+        return ChunkStream(lambda: stub(metadata=self._sent_metadata()), chunks, attempts, answer_timeout).answers()
 
     async def watch(self, method: str, request: Any) -> AsyncGenerator[Any, None]:
         """The messages of a Watch method; a stream that breaks is resumed after the last of them."""
@@ -95,7 +97,7 @@ class Caller:
         asked.CopyFrom(request)
         attempts = Attempts(self._pauses, self._budget)
         while True:
-            call = self._stub(METHODS[method])(asked, metadata=self._metadata)
+            call = self._stub(METHODS[method])(asked, metadata=self._sent_metadata())
             try:
                 while True:
                     with translated():
@@ -113,8 +115,15 @@ class Caller:
     async def _attempt(self, method: Method, request: Any, deadline: float) -> Any:
         with translated():
             return await self._stub(method)(
-                request, timeout=deadline, metadata=self._metadata, wait_for_ready=self._wait_for_ready
+                request, timeout=deadline, metadata=self._sent_metadata(), wait_for_ready=self._wait_for_ready
             )
+
+    def _sent_metadata(self) -> tuple[tuple[str, str], ...]:
+        """That of one attempt: a token may have been renewed since the last one."""
+        if self._token is None:
+            return self._metadata
+        token = self._token() if callable(self._token) else self._token
+        return (*self._metadata, ("authorization", f"Bearer {token}"))
 
     def _stub(self, method: Method) -> Any:
         if method.name not in self._stubs:

@@ -27,10 +27,12 @@ class EnrollmentClient(Caller):
     Args:
         target: an address (`host:port`; several as `ipv4:host:port,host:port` or `dns:///name:port`: calls go to
             whichever serve), or a channel, which then stays yours to close.
-        credentials: for TLS; with call credentials in it, also who is calling. None: neither.
+        credentials: for TLS (`grpc.ssl_channel_credentials`), with a certificate and its key for a server that asks for
+            them. None: no TLS.
         timeout: how long one attempt may take, in seconds.
         budget: how long a call may take with all its retries, in seconds.
         metadata: sent with every call.
+        token: an access token that is sent with every call, or a function that returns it, asked at each attempt.
         wait_for_ready: whether to wait, within the timeout, for a server that is not there yet, rather than fail.
         options: channel options that are added to ours, or win over them.
         pauses: how long to wait between attempts.

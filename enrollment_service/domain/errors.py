@@ -88,6 +88,38 @@ class Overloaded(Refusal):
         super().__init__([Violation(Reason.OVERLOADED, "", "Too many calls are waiting.")])
 
 
+class RateLimited(Refusal):
+    """The caller asks for more than its share.
+
+    Attributes:
+        retry_seconds: when it may ask again, in seconds from now.
+    """
+
+    def __init__(self, limit: str, retry_seconds: float) -> None:
+        text = "This caller has reached one of its limits."
+        super().__init__([Violation(Reason.RATE_LIMITED, "", text, {"limit": limit})])
+        self.retry_seconds = retry_seconds
+
+
+class Unauthenticated(Refusal):
+    """Nobody knows who calls. The caller learns no more than that.
+
+    Attributes:
+        cause: what was wrong with the credentials, for the log.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__([Violation(Reason.UNAUTHENTICATED, "", "Send the credentials that this server asks for.")])
+        self.cause = cause
+
+
+class PermissionDenied(Refusal):
+    """The caller is known and may not do this, whether or not there is anything to do it with."""
+
+    def __init__(self) -> None:
+        super().__init__([Violation(Reason.PERMISSION_DENIED, "", "This caller may not do this.")])
+
+
 class DatabaseUnavailable(ServiceError):
     """The database does not answer; a change may or may not have happened."""
 

@@ -12,7 +12,8 @@ from tests.support.processes import EAGER, Processes, free_port
 @pytest.mark.parametrize(
     ("variables", "text"),
     [
-        ({"LISTEN": "0.0.0.0:50051"}, "loopback"),
+        ({"LISTEN": "0.0.0.0:50051", "AUTH": "none", "DATABASE_URL": "postgresql://h/d"}, "loopback"),
+        ({"DATABASE_URL": "postgresql://h/d"}, "ENROLLMENT_AUTH: say how callers prove who they are"),
         ({"LISTEN": "nonsense"}, "ENROLLMENT_LISTEN: "),
         ({"POOL_SIZE": "many"}, "ENROLLMENT_POOL_SIZE: "),
     ],

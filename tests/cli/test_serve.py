@@ -33,7 +33,7 @@ async def test_a_server_refuses_a_database_of_another_revision(
     database_url: str, connection: Connection, revision: str, words: str
 ) -> None:
     await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
-    ended = await run_command("serve", DATABASE_URL=database_url, LISTEN=f"127.0.0.1:{free_port()}")
+    ended = await run_command("serve", AUTH="none", DATABASE_URL=database_url, LISTEN=f"127.0.0.1:{free_port()}")
     assert ended.returncode == 78
     (line,) = ended.stderr.splitlines()
     assert f"schema revision {revision}" in line
@@ -43,7 +43,7 @@ async def test_a_server_refuses_a_database_of_another_revision(
 
 async def test_a_server_refuses_a_database_that_is_not_migrated(postgres_server: PostgresServer) -> None:
     async with postgres_server.database() as url:
-        ended = await run_command("serve", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
+        ended = await run_command("serve", AUTH="none", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
     assert ended.returncode == 78
     assert "none" in ended.stderr
 
@@ -53,13 +53,13 @@ async def test_a_mistake_that_stays_ends_the_server_with_one_line(
     database_url: str, connection: Connection, mistake: Mistake
 ) -> None:
     async with mistake.made_in(database_url, connection) as url:
-        ended = await run_command("serve", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
+        ended = await run_command("serve", AUTH="none", DATABASE_URL=url, LISTEN=f"127.0.0.1:{free_port()}")
     assert ended.returncode == 78
     mistake.check_line(ended.stderr)
 
 
 async def test_a_port_is_not_shared_with_another_server(service: Service, database_url: str) -> None:
-    ended = await run_command("serve", DATABASE_URL=database_url, LISTEN=service.address)
+    ended = await run_command("serve", AUTH="none", DATABASE_URL=database_url, LISTEN=service.address)
     assert ended.returncode == 1
     assert "in use" in ended.stderr
     assert (await service.client.create_student()).student_id

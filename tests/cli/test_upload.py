@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enrollment_service.cli.target import Target
 from enrollment_service.cli.upload import Report, UnreadableFileError, import_file
 from tests.support.databases import Connection
 from tests.support.processes import environment, free_port
@@ -22,7 +23,9 @@ async def test_a_file_becomes_enrollments(service: Service, connection: Connecti
     file.write_text("\n".join(["student_id,course_id", *rows, rows[0], "x,1", f"{2**63 - 1},{course_id}"]) + "\n")
     counted: list[int] = []
     report = Report()
-    await import_file(file, service.address, report, waitlist=False, chunk_size=2, patience=20, progress=counted.append)
+    await import_file(
+        file, Target(service.address), report, waitlist=False, chunk_size=2, patience=20, progress=counted.append
+    )
     assert (report.counts["enrolled"], report.counts["already_enrolled"]) == (5, 1)
     assert [(one.line, one.reason) for one in sorted(report.rejected)] == [
         *((line, "COURSE_FULL") for line in (7, 8, 9, 10)),
@@ -44,7 +47,13 @@ async def test_what_stands_before_a_bad_byte_is_imported(
     file.write_bytes(b"student_id,course_id\n" + good.encode() + b"0,0\n" * 50_000 + b"\xff,1\n")
     with pytest.raises(UnreadableFileError):
         await import_file(
-            file, service.address, Report(), waitlist=False, chunk_size=1, patience=20, progress=lambda _: None
+            file,
+            Target(service.address),
+            Report(),
+            waitlist=False,
+            chunk_size=1,
+            patience=20,
+            progress=lambda _: None,
         )
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == 3
 

@@ -111,7 +111,7 @@ async def test_it_migrates_serves_and_verifies_a_new_database(
     installed: Installed, postgres_server: PostgresServer
 ) -> None:
     async with postgres_server.database() as url:
-        variables = {"DATABASE_URL": url, "LISTEN": f"127.0.0.1:{free_port()}"}
+        variables = {"AUTH": "none", "DATABASE_URL": url, "LISTEN": f"127.0.0.1:{free_port()}"}
         migrated = await installed.command("migrate", **variables)
         assert migrated.returncode == 0, migrated.stderr
 

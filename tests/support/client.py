@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,22 +21,27 @@ _numbers = itertools.count(1)
 
 
 class Client:
-    """One channel to one server."""
+    """One channel to one server, and what is sent along with every call."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self.channel = channel
+        self.metadata = tuple(metadata)
         self.stub = enrollment_pb2_grpc.EnrollmentServiceStub(channel)
+
+    def bearing(self, token: str) -> Client:
+        """The same channel with a token."""
+        return Client(self.channel, (("authorization", f"Bearer {token}"),))
 
     async def call(self, method: str, request: Any = None, **fields: Any) -> Any:
         """The answer to a method by its name; the request is given, or made of its fields."""
         if request is None:
             request = getattr(pb, f"{method}Request")(**fields)
-        return await getattr(self.stub, method)(request, timeout=PATIENCE)
+        return await getattr(self.stub, method)(request, timeout=PATIENCE, metadata=self.metadata)
 
     async def raw(self, method: str, data: bytes, service: str = SERVICE) -> bytes:
         """The answer to bytes that need not be a message."""
         call: Any = self.channel.unary_unary(f"/{service}/{method}", None, None)
-        answer: bytes = await call(data, timeout=PATIENCE)
+        answer: bytes = await call(data, timeout=PATIENCE, metadata=self.metadata)
         return answer
 
     async def health(self, service: str = "", patience: float = PATIENCE) -> int:
@@ -99,8 +104,15 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(address: str, options: Iterable[tuple[str, Any]] = ()) -> AsyncIterator[Client]:
+async def client_of(
+    address: str, options: Iterable[tuple[str, Any]] = (), credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[Client]:
     """A client of the server at an address, on a connection that it shares with no other client."""
-    alone = ("grpc.use_local_subchannel_pool", 1)
-    async with grpc.aio.insecure_channel(address, options=[alone, *options]) as channel:
+    chosen = [("grpc.use_local_subchannel_pool", 1), *options]
+    opened = (
+        grpc.aio.insecure_channel(address, options=chosen)
+        if credentials is None
+        else grpc.aio.secure_channel(address, credentials, options=chosen)
+    )
+    async with opened as channel:
         yield Client(channel)

@@ -1,0 +1,1 @@
+"""How callers prove who they are: access tokens, certificates, and the keys that both rest on."""

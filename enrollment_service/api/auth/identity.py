@@ -1,0 +1,32 @@
+"""What proven credentials say: who calls, and for how long that is known."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import NamedTuple
+
+from enrollment_service.domain.caller import ANONYMOUS, Caller
+
+MAX_SUBJECT_LENGTH = 255
+# Control characters, those that change the direction of text, halves of pairs, and separators of lines.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+class Identity(NamedTuple):
+    """A caller, and when what proves it expires, in seconds since the epoch."""
+
+    caller: Caller
+    expires: float = math.inf
+
+
+ANYBODY = Identity(ANONYMOUS)
+
+
+def is_subject(value: object) -> bool:
+    """Whether this can name a caller in logs and events: 1 to 255 characters, each of which shows."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_SUBJECT_LENGTH
+        and not any(unicodedata.category(letter) in _UNPRINTABLE for letter in value)
+    )

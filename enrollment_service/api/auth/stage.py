@@ -1,0 +1,113 @@
+"""The stage `authenticate`: how this server wants its callers to prove who they are, and who they turn out to be."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from grpc.aio import ServicerContext
+
+from enrollment_service.api.auth.identity import ANYBODY, Identity
+from enrollment_service.api.auth.keys import Keys, reader_of
+from enrollment_service.api.auth.peers import Peers
+from enrollment_service.api.auth.tokens import Tokens
+from enrollment_service.domain.errors import Unauthenticated
+from enrollment_service.settings import Settings
+
+HEADER = "authorization"
+SCHEME = "bearer"
+
+Context = ServicerContext[Any, Any]
+
+
+class Authentication(Protocol):
+    """A way to find out who calls."""
+
+    async def identity_of(self, context: Context) -> Identity:
+        """Who makes a call.
+
+        Raises:
+            Unauthenticated: nobody knows.
+        """
+
+    async def start(self) -> None:
+        """Gets ready; raises KeysUnavailableError where it cannot."""
+
+    async def stop(self) -> None:
+        """Lets go of what it holds."""
+
+
+class Anybody:
+    """Nobody is asked."""
+
+    async def identity_of(self, _: Context) -> Identity:
+        """Somebody who may do everything."""
+        return ANYBODY
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+
+class Credentials:
+    """Tokens, certificates, or both; where there is a token, it alone decides."""
+
+    def __init__(self, keys: Keys | None, tokens: Tokens | None, peers: Peers | None) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._peers = peers
+
+    async def identity_of(self, context: Context) -> Identity:
+        """Whom the token names, or else the certificate."""
+        if self._tokens is not None:
+            token = _token_in(context)
+            if token is not None:
+                return await self._tokens.identity_of(token)
+        if self._peers is not None:
+            return self._peers.identity_of(context.auth_context())  # type: ignore[arg-type]
+        raise Unauthenticated("no token")
+
+    async def start(self) -> None:
+        """Fetches the keys."""
+        if self._keys is not None:
+            await self._keys.start()
+
+    async def stop(self) -> None:
+        """Fetches them no more."""
+        if self._keys is not None:
+            await self._keys.stop()
+
+
+def authentication_of(settings: Settings) -> Authentication:
+    """What the settings ask for.
+
+    Raises:
+        UnusableFileError: the file of roles is of no use.
+    """
+    keys = tokens = peers = None
+    if "jwt" in settings.auth_kinds:
+        keys = Keys(reader_of(settings.jwt_jwks), settings.jwt_refresh_interval, settings.jwt_refresh_cool_down)
+        tokens = Tokens(
+            keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_roles_claim, settings.jwt_student_claim
+        )
+    if "mtls" in settings.auth_kinds:
+        peers = Peers(settings.mtls_roles)
+    return Credentials(keys, tokens, peers) if settings.auth_kinds else Anybody()
+
+
+def _token_in(context: Context) -> str | None:
+    """The bearer token of a call; None where it carries no credentials of this kind.
+
+    Raises:
+        Unauthenticated: it carries several, or something else.
+    """
+    found = [value for key, value in context.invocation_metadata() or () if key == HEADER]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise Unauthenticated("several tokens")
+    scheme, _, token = (found[0] if isinstance(found[0], str) else "").partition(" ")
+    if scheme.lower() != SCHEME or not token.strip():
+        raise Unauthenticated("no bearer token")
+    return token.strip()
