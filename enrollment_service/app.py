@@ -25,6 +25,7 @@ from enrollment_service.engine.writer import Writer
 from enrollment_service.settings import Settings
 from enrollment_service.store.database import Clock, Database
 from enrollment_service.store.faults import Fault, facts_of, fault_of
+from enrollment_service.telemetry.sampler import Sampler
 
 log = structlog.get_logger()
 
@@ -53,6 +54,9 @@ class App:
         servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
+        parts = (self._writer, self._reader, self._students, self._courses, self._database, self._drain)
+        self._sampler = Sampler([sample for part in parts for sample in part.samples()])
+        self._sampling: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -65,6 +69,7 @@ class App:
         self.port = self._server.add_insecure_port(self._settings.listen)
         await self._server.start()
         await self._health.serving(("", SERVICE))
+        self._sampling = asyncio.create_task(self._sampler.run())
         self._housekeeping = asyncio.create_task(
             purge_for_ever(
                 self._database,
@@ -86,6 +91,9 @@ class App:
         await self._finish_calls()
         await self._finish_batches(patience_ends)
         await self._database.close()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            self._sampler.look()
 
     async def _finish_calls(self) -> None:
         """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""

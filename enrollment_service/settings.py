@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     reflection: bool | None = Field(None, description="Server reflection; unset: on in `dev` only.")
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    metrics_listen: str = Field("", description="Address and port to serve metrics on, at `/metrics`; unset: off.")
     shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
     shutdown_delay: float = Field(0.5, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
@@ -51,6 +52,11 @@ class Settings(BaseSettings):
             _check_brackets(host, port)
         return value
 
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_address_has_port(cls, value: str) -> str:
+        return cls._address_has_port(value) if value else value
+
     @field_validator("database_url")
     @classmethod
     def _url_is_postgresql(cls, value: str) -> str:
@@ -70,6 +76,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _metrics_stay_private(self) -> Settings:
+        if self.profile == "production" and self.metrics_listen and not _is_loopback(self.metrics_listen):
+            raise ValueError(
+                "the production profile serves metrics only on a loopback address, because who reads them is not asked "
+                "who they are; set ENROLLMENT_METRICS_LISTEN to 127.0.0.1:PORT"
+            )
+        return self
+
     @classmethod
     def variables(cls) -> set[str]:
         """The names of the environment variables that are settings."""
@@ -78,13 +93,7 @@ class Settings(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        host = self.listen.rpartition(":")[0].strip("[]")
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.listen)
 
     @property
     def address(self) -> str:
@@ -97,6 +106,17 @@ class Settings(BaseSettings):
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_brackets(host: str, port: str) -> None:

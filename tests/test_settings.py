@@ -43,6 +43,17 @@ def test_an_ipv6_address_needs_brackets(listen: str, said: str) -> None:
         Settings(listen=listen, profile="dev")
 
 
+def test_metrics_keep_the_rules_of_addresses() -> None:
+    assert Settings(metrics_listen="[::1]:9464").metrics_listen == "[::1]:9464"
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Settings(metrics_listen="9464")
+    with pytest.raises(ValueError, match="brackets"):
+        Settings(metrics_listen="::1:9464")
+    with pytest.raises(ValueError, match="ENROLLMENT_METRICS_LISTEN"):
+        Settings(metrics_listen="0.0.0.0:9464")
+    assert Settings(metrics_listen="0.0.0.0:9464", profile="dev").metrics_listen == "0.0.0.0:9464"
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.variables():
         monkeypatch.setenv(name, "")

@@ -25,13 +25,18 @@ from enrollment_service.api.deadlines import Deadlines
 from enrollment_service.api.drain import Drain
 from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.shedding import Shedding
-from enrollment_service.api.status import metadata_of, status_of
+from enrollment_service.api.status import CODES, metadata_of, status_of
 from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.domain.errors import Overloaded, Reason, Refusal, ServiceError, ShuttingDown
-from enrollment_service.telemetry import logs
+from enrollment_service.telemetry import logs, metrics
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 Context: TypeAlias = ServicerContext[Any, Any]
+
+# What is watched for: shown as 0 before the first.
+_EXPECTED = [
+    (CODES[reason].name, reason) for reason in (Reason.INTERNAL, Reason.DATABASE_UNAVAILABLE, Reason.OVERLOADED)
+]
 
 
 class Call:
@@ -82,6 +87,7 @@ class Stages:
 
     def __init__(self, method: MethodDescriptor, shedding: Shedding) -> None:
         self._name = method.name
+        self._meter = metrics.CallMeter(method.name, _EXPECTED)
         self._shedding = shedding
         self._decode: Callable[[bytes], Message] = getattr(pb, method.input_type.name).FromString
         self.ids: Callable[[Message | None], Ids] = ids_reader(method.input_type)
@@ -112,6 +118,7 @@ class Stages:
             self.record(call, "CANCELLED", ids)
             raise error
         if isinstance(error, Overloaded):
+            self._meter.shed(CODES[error.reason].name, error.reason)
             await self._shedding.refuse(context)
         failure = _failure(error)
         code, message, status = status_of(failure)
@@ -119,10 +126,12 @@ class Stages:
         await context.abort(code, message, metadata_of(status))
 
     def record(self, call: Call, code: str, fields: Ids) -> None:
-        """Writes the line of a call."""
+        """Writes the line of a call, and counts it."""
+        seconds = time.perf_counter() - call.started
+        self._meter.ended(code, fields.get("reason", ""), seconds)
         fields["method"] = call.method
         fields["code"] = code
-        fields["duration_ms"] = round((time.perf_counter() - call.started) * 1000, 2)
+        fields["duration_ms"] = round(seconds * 1000, 2)
         fields["peer"] = call.peer
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
@@ -181,7 +190,7 @@ async def _answers(
     """The answers of a stream, and its end."""
     answers = 0
     task = _current_task()
-    drain.enter(task)
+    drain.enter(task, stream=True)
     try:
         async for response in run():
             drain.handing(task, answers)

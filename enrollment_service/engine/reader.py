@@ -35,6 +35,7 @@ from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
 from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
+from enrollment_service.telemetry import metrics
 
 Listed = TypeVar("Listed")
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
@@ -50,7 +51,10 @@ class Reader:
         self._database = database
         self._held = database.hold()
         self._batcher: Batcher[Batched, Any] = Batcher(
-            self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
+            self._run,
+            max_weight=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            served=metrics.batches("reads"),
         )
         self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
@@ -105,6 +109,13 @@ class Reader:
     async def courses(self, query: CoursesQuery) -> list[CountedCourse]:
         """A page of courses by ascending id."""
         return await self._list(lambda connection: courses.list_courses(connection, query, self._database.clock))
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.queue_depth("reads"), lambda: self._batcher.waiting),
+            (metrics.queue_depth("lists"), lambda: self._lists.waiting),
+        ]
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""

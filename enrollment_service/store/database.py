@@ -17,6 +17,7 @@ from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
 from enrollment_service.store.transactions import HeldConnection, retried, told
+from enrollment_service.telemetry import metrics
 
 Result = TypeVar("Result")
 # An expression for the time.
@@ -57,6 +58,7 @@ class Database:
         # Connections that are held are not of the pool: however many lists are under way, nobody else waits for one.
         self._held_pool = Pool(build_engine(settings, poolclass=NullPool), settings, watch)
         self.max_lists = settings.pool_size - MAX_HELD
+        self._pool_size = settings.pool_size
         self.engine = build_engine(
             settings,
             pool_size=self.max_lists,
@@ -67,6 +69,10 @@ class Database:
         self._pool = Pool(self.engine, settings, watch)
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [*self._pool.watch.samples(), (metrics.connections_max, lambda: self._pool_size)]
 
     def hold(self, lock_timeout_ms: int | None = None) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use.
