@@ -158,6 +158,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
             return await self._after(error, held, commands or form(), skip_locked=skip_locked)
         count(decided.events, decided.fresh)
+        self._database.writes += bool(decided.events)
         return results
 
     async def _after(

@@ -16,6 +16,7 @@ from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
+from enrollment_service.store.probe import Probe
 from enrollment_service.store.transactions import HeldConnection, retried, told
 from enrollment_service.telemetry import metrics
 
@@ -27,9 +28,9 @@ Clock: TypeAlias = ColumnElement[datetime]
 # in order, so that one that this code does not know yet is known to be newer.
 SCHEMA_REVISION = "0005"
 
-# Connections that are held, at the most: by the reader and the two creators one each, by the writer's lanes five, and
-# by the housekeeping while it is at work.
-MAX_HELD = 9
+# Connections that are held, at the most: by the reader, the two creators and the probe one each, by the writer's lanes
+# five, and by the housekeeping while it is at work.
+MAX_HELD = 10
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
@@ -69,6 +70,8 @@ class Database:
         self._pool = Pool(self.engine, settings, watch)
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
+        # How many transactions that changed something have been committed.
+        self.writes = 0
 
     def samples(self) -> list[metrics.Sample]:
         """What can be seen from outside."""
@@ -81,6 +84,14 @@ class Database:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
         return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms)
+
+    def probe(self) -> Probe:
+        """What finds out whether the database can be written."""
+        return Probe(self.hold(), SCHEMA_REVISION)
+
+    def leave(self) -> None:
+        """Gives up all connections there are now, as soon as their work is done."""
+        self._pool.watch.leave()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot; no more than `max_lists` at once.
