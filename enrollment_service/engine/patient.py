@@ -215,10 +215,12 @@ class PatientLane:
         try:
             results = await self._run(turn)
         except RowBusyError:
-            metrics.patient_turns_busy.inc()
             # Something was chosen if the row has been lost with the connection, and waited for once more.
             self._put_back(list(turn.entries.values()))
-            if self._remaining(self._since[turn.row]) <= 0:
+            if self._remaining(self._since[turn.row]) > 0:
+                metrics.patient_turns_busy.inc()
+            else:
+                metrics.patient_turns_given_up.inc()
                 for entry in self._drain(turn.row):
                     entry.answer.set_exception(DatabaseUnavailable())
             return

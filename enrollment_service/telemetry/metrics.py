@@ -93,6 +93,8 @@ patient_rows = _gauge("patient_rows", "Rows, mostly courses, that calls wait for
 _turns = _counter("patient_turns", "Tries of the patient lane to get a locked row.", "result")
 patient_turns_served = _turns.labels("served")
 patient_turns_busy = _turns.labels("busy")
+# The row stayed locked for the lock timeout, and everybody who waited for it was told.
+patient_turns_given_up = _turns.labels("given_up")
 
 
 def batches(lane: Lane) -> BatchMeter:

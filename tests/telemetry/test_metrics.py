@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import uuid
 from contextlib import suppress
 from typing import Any
 
@@ -39,7 +40,7 @@ async def morning(client: Client) -> None:
     """Two seats for four students: one is turned away, one waits and is promoted."""
     students = await client.students(4)
     course = (await client.create_course(capacity=2, waitlist_capacity=1)).course_id
-    request_id = "123e4567-e89b-12d3-a456-426614174000"
+    request_id = f"{uuid.uuid4()}"
     await client.enroll(students[0], course, request_id=request_id)
     await client.enroll(students[0], course, request_id=request_id)  # a replay grants nothing
     await client.enroll(students[1], course)
@@ -130,6 +131,16 @@ async def test_the_patient_lane_can_be_seen(processes: Processes, database_url: 
     exposed = await until_exposed(port, "enrollment_queue_depth", {0}, lane="patient")
     assert exposed.value("enrollment_patient_turns_total", result="served") == 1
     assert exposed.value("enrollment_database_connections_max") == 16
+
+
+async def test_a_row_that_stays_locked_can_be_seen(processes: Processes, database_url: str) -> None:
+    _, client, port = await measured(processes, LOCK_TIMEOUT_MS="300")
+    student, course = (await client.students(1))[0], (await client.courses(1))[0]
+    async with held(database_url, course):
+        await refused(client.enroll(student, course))
+        exposed = await scraped(port)
+    assert exposed.value("enrollment_patient_turns_total", result="given_up") == 1
+    assert exposed.value("enrollment_calls_total", code="UNAVAILABLE", reason="DATABASE_UNAVAILABLE") == 1
 
 
 async def test_the_build_is_told(processes: Processes) -> None:
