@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     metrics_listen: str = Field("", description="Address and port to serve metrics on, at `/metrics`; unset: off.")
+    traces_endpoint: str = Field("", description="URL, with the port, that gets spans (OTLP over gRPC); unset: off.")
     shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
     shutdown_delay: float = Field(0.5, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
@@ -56,6 +57,16 @@ class Settings(BaseSettings):
     @classmethod
     def _metrics_address_has_port(cls, value: str) -> str:
         return cls._address_has_port(value) if value else value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str) -> str:
+        scheme, separator, address = value.partition("://")
+        if value and not (separator and scheme in ("http", "https")):
+            raise ValueError("write http://HOST:PORT, or https://HOST:PORT for TLS")
+        if value:
+            cls._address_has_port(address)
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -28,11 +28,12 @@ from enrollment_service.api.shedding import Shedding
 from enrollment_service.api.status import CODES, metadata_of, status_of
 from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.domain.errors import Overloaded, Reason, Refusal, ServiceError, ShuttingDown
-from enrollment_service.telemetry import logs, metrics
+from enrollment_service.telemetry import logs, metrics, tracing
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 Context: TypeAlias = ServicerContext[Any, Any]
 
+_SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
 # What is watched for: shown as 0 before the first.
 _EXPECTED = [
     (CODES[reason].name, reason) for reason in (Reason.INTERNAL, Reason.DATABASE_UNAVAILABLE, Reason.OVERLOADED)
@@ -45,12 +46,13 @@ class Call:
     The peer is read first: once a call is over, its context must not be asked.
     """
 
-    __slots__ = ("caller", "deadline", "method", "peer", "started")
+    __slots__ = ("caller", "deadline", "method", "peer", "started", "trace")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.peer = context.peer()
         self.started = time.perf_counter()
+        self.trace = tracing.begin(f"{_SERVICE}/{method}", context.invocation_metadata() or ())
         self.caller: Caller = ANONYMOUS
         # When it ends, by the event loop's clock in seconds; None where the caller has set no deadline.
         self.deadline = _deadline_of(context)
@@ -119,6 +121,7 @@ class Stages:
             raise error
         if isinstance(error, Overloaded):
             self._meter.shed(CODES[error.reason].name, error.reason)
+            call.trace.end(CODES[error.reason].name, error.reason)
             await self._shedding.refuse(context)
         failure = _failure(error)
         code, message, status = status_of(failure)
@@ -126,13 +129,17 @@ class Stages:
         await context.abort(code, message, metadata_of(status))
 
     def record(self, call: Call, code: str, fields: Ids) -> None:
-        """Writes the line of a call, and counts it."""
+        """Writes the line of a call, counts it, and ends its span."""
         seconds = time.perf_counter() - call.started
-        self._meter.ended(code, fields.get("reason", ""), seconds)
+        reason = fields.get("reason", "")
+        self._meter.ended(code, reason, seconds)
+        call.trace.end(code, reason)
         fields["method"] = call.method
         fields["code"] = code
         fields["duration_ms"] = round(seconds * 1000, 2)
         fields["peer"] = call.peer
+        if call.trace.trace_id:
+            fields["trace_id"] = call.trace.trace_id
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
 

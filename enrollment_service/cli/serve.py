@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from enrollment_service.cli.configuration import read_settings_with_database
-from enrollment_service.cli.endings import FAILED, end, explained
+from enrollment_service.cli.endings import FAILED, UNUSABLE, end, explained
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
+from enrollment_service.telemetry.tracing import NotInstalledError, exporting, require_installed
 
 if TYPE_CHECKING:
     from enrollment_service.telemetry.shared import SharedMetrics
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def serve() -> None:
     """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
     settings = read_settings_with_database()
+    if settings.traces_endpoint:
+        _require_tracing()
     if settings.workers == 1:
         _serve_here(settings)
     else:
@@ -42,6 +45,13 @@ def worker(metrics: int | None) -> None:
     _serve_here(read_settings_with_database(warn=False), ends_with_parent=True)
 
 
+def _require_tracing() -> None:
+    try:
+        require_installed()
+    except NotInstalledError as error:
+        end(str(error), UNUSABLE)
+
+
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Signals wait until the event loop listens for them and lets them in: to stop while it starts is no failure."""
@@ -55,8 +65,9 @@ def _signals_held() -> Iterator[None]:
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
     buffer = logs.configure(settings.log_level)
     shown = nullcontext() if ends_with_parent else _metrics_shown(settings)
+    traced = exporting(settings.traces_endpoint) if settings.traces_endpoint else nullcontext()
     try:
-        with _signals_held(), shown, explained():
+        with _signals_held(), shown, traced, explained():
             import uvloop
 
             from enrollment_service.app import serve as serve_until_stopped

@@ -15,7 +15,7 @@ from enrollment_service.store.faults import Fault, fault_of
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS
 from enrollment_service.store.students import create_students
 from enrollment_service.store.transactions import DriverConnection, told
-from enrollment_service.telemetry import metrics
+from enrollment_service.telemetry import metrics, tracing
 
 New = TypeVar("New")
 Created = TypeVar("Created")
@@ -31,7 +31,7 @@ class Creator(Generic[New, Created]):
         self._held = database.hold(MAX_WAIT_HOLDING_MS)
         self._insert = insert
         self._batcher: Batcher[New, Created] = Batcher(
-            self._run,
+            self._serve,
             max_weight=settings.max_batch,
             max_waiting=settings.max_waiting,
             served=metrics.batches(lane),
@@ -44,7 +44,8 @@ class Creator(Generic[New, Created]):
         Raises:
             ServiceError: its unique key is taken, or it could not be created.
         """
-        return await self._batcher.submit(new, deadline)
+        with tracing.waiting(new):
+            return await self._batcher.submit(new, deadline)
 
     def samples(self) -> list[metrics.Sample]:
         """What can be seen from outside."""
@@ -54,6 +55,11 @@ class Creator(Generic[New, Created]):
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
         await self._held.close()
+
+    async def _serve(self, batch: Sequence[New]) -> Sequence[Created | Exception]:
+        with tracing.batch(self._lane) as serves:
+            serves(batch)
+            return await self._run(batch)
 
     async def _run(self, batch: Sequence[New]) -> Sequence[Created | Exception]:
         try:

@@ -35,7 +35,7 @@ from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
 from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
-from enrollment_service.telemetry import metrics
+from enrollment_service.telemetry import metrics, tracing
 
 Listed = TypeVar("Listed")
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
@@ -51,7 +51,7 @@ class Reader:
         self._database = database
         self._held = database.hold()
         self._batcher: Batcher[Batched, Any] = Batcher(
-            self._run,
+            self._serve,
             max_weight=settings.max_batch,
             max_waiting=settings.max_waiting,
             served=metrics.batches("reads"),
@@ -64,7 +64,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: Student = await self._batcher.submit(query, deadline)
+        found: Student = await self._submit(query, deadline)
         return found
 
     async def course(self, query: CourseQuery, deadline: float | None = None) -> CountedCourse:
@@ -73,7 +73,7 @@ class Reader:
         Raises:
             Refusal: COURSE_NOT_FOUND.
         """
-        found: CountedCourse = await self._batcher.submit(query, deadline)
+        found: CountedCourse = await self._submit(query, deadline)
         return found
 
     async def enrollment(self, query: EnrollmentQuery, deadline: float | None = None) -> EnrollmentView:
@@ -82,7 +82,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND, COURSE_NOT_FOUND, NOT_ENROLLED.
         """
-        found: EnrollmentView = await self._batcher.submit(query, deadline)
+        found: EnrollmentView = await self._submit(query, deadline)
         return found
 
     async def student_courses(self, query: StudentCoursesQuery, deadline: float | None = None) -> StudentCourses:
@@ -91,7 +91,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: StudentCourses = await self._batcher.submit(query, deadline)
+        found: StudentCourses = await self._submit(query, deadline)
         return found
 
     async def course_students(self, query: CourseStudentsQuery) -> CourseStudents:
@@ -122,9 +122,18 @@ class Reader:
         await self._batcher.close()
         await self._held.close()
 
+    async def _submit(self, query: Batched, deadline: float | None) -> Any:
+        with tracing.waiting(query):
+            return await self._batcher.submit(query, deadline)
+
     async def _list(self, read: Callable[[PooledConnection], Awaitable[Listed]]) -> Listed:
         async with self._lists.take():
             return await self._database.read(read)
+
+    async def _serve(self, queries: Sequence[Batched]) -> Sequence[Any]:
+        with tracing.batch("reads") as serves:
+            serves(queries)
+            return await self._run(queries)
 
     async def _run(self, queries: Sequence[Batched]) -> Sequence[Any]:
         try:

@@ -31,7 +31,7 @@ from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
 from enrollment_service.store.students import email_owner
 from enrollment_service.store.transactions import DriverConnection, HeldConnection, told
-from enrollment_service.telemetry import metrics
+from enrollment_service.telemetry import metrics, tracing
 
 # After each bulk command those who had to wait for it go first, if it takes them no longer than this, in seconds.
 MAX_GIVE_WAY = 0.05
@@ -72,7 +72,8 @@ class Writer:
             ServiceError: the command was refused, or could not be done.
         """
         lane = self._bulk if command.bulk else self._usual
-        return cast(A, await lane.submit(command, deadline))
+        with tracing.waiting(command):
+            return cast(A, await lane.submit(command, deadline))
 
     def samples(self) -> list[metrics.Sample]:
         """What can be seen from outside."""
@@ -93,11 +94,15 @@ class Writer:
     # --- the lanes ----------------------------------------------------------------------------------------------
 
     async def _run_usual(self, commands: Sequence[Command[Any]]) -> Answers:
-        return await self._run(self._usual_held, commands, skip_locked=True)
+        with tracing.batch("usual") as serves:
+            serves(commands)
+            return await self._run(self._usual_held, commands, skip_locked=True)
 
     async def _run_bulk(self, commands: Sequence[Command[Any]]) -> Answers:
         await self._patient.until_empty(MAX_GIVE_WAY)
-        return await self._run(self._bulk_held, commands, skip_locked=False)
+        with tracing.batch("bulk") as serves:
+            serves(commands)
+            return await self._run(self._bulk_held, commands, skip_locked=False)
 
     async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
         """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""
@@ -117,7 +122,10 @@ class Writer:
         return [answers[command] for command in commands]
 
     async def _run_patient(self, turn: Turn) -> Results:
-        return await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+        with tracing.batch("patient") as serves:
+            results = await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+            serves(turn.entries)
+            return results
 
     # --- one transaction, and what becomes of it ----------------------------------------------------------------
 
