@@ -2,8 +2,10 @@
 
 FROM python:3.13-slim AS build
 RUN python -m venv /venv
-COPY requirements.lock /
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary=:all: -r /requirements.lock
+# With `--build-arg LOCK=requirements-tracing.lock` it can send traces.
+ARG LOCK=requirements.lock
+COPY requirements.lock requirements-tracing.lock /
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary=:all: -r /$LOCK
 WORKDIR /app
 COPY alembic.ini ./
 COPY migrations migrations

@@ -78,7 +78,8 @@ format: $(INSTALLED) ## Format the code and fix what ruff can fix
 
 lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLAGS=--upgrade for new versions)
 	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --extra tracing --constraint requirements.lock --output-file requirements-tracing.lock
+	$(COMPILE) --extra tracing --group dev --constraint requirements-tracing.lock --output-file requirements-dev.lock
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 

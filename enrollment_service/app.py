@@ -18,16 +18,18 @@ from enrollment_service.api.auth.certificates import server_credentials
 from enrollment_service.api.auth.keys import KeysUnavailableError, check_source
 from enrollment_service.api.auth.stage import authentication_of
 from enrollment_service.api.drain import Drain
-from enrollment_service.api.health import Health
+from enrollment_service.api.health import READY, Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
 from enrollment_service.engine.creator import course_creator, student_creator
 from enrollment_service.engine.housekeeping import purge_for_ever
 from enrollment_service.engine.reader import Reader
+from enrollment_service.engine.readiness import Readiness
 from enrollment_service.engine.writer import Writer
 from enrollment_service.settings import Settings
 from enrollment_service.store.database import Clock, Database
 from enrollment_service.store.faults import Fault, facts_of, fault_of
+from enrollment_service.telemetry.sampler import Sampler
 
 log = structlog.get_logger()
 
@@ -53,11 +55,15 @@ class App:
         self._students = student_creator(self._database, settings)
         self._courses = course_creator(self._database, settings)
         self._health = Health()
+        self._readiness = Readiness(self._database, lambda ready: self._health.set([READY], serving=ready))
         self._drain = Drain()
         self._authentication = authentication_of(settings)
         servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
+        parts = (self._writer, self._reader, self._students, self._courses, self._database, self._drain)
+        self._sampler = Sampler([sample for part in parts for sample in part.samples()])
+        self._watching: list[asyncio.Task[None]] = []
         self.port = 0
 
     async def start(self) -> None:
@@ -76,7 +82,8 @@ class App:
         else:
             self.port = self._server.add_secure_port(self._settings.listen, credentials)
         await self._server.start()
-        await self._health.serving(("", SERVICE))
+        self._health.set(["", SERVICE, READY])
+        self._watching = [asyncio.create_task(self._sampler.run()), asyncio.create_task(self._readiness.run())]
         self._housekeeping = asyncio.create_task(
             purge_for_ever(
                 self._database,
@@ -90,7 +97,7 @@ class App:
 
         Takes no longer than the delay, the grace and 5 seconds, whatever callers and the database do.
         """
-        await self._health.stopping()
+        self._health.stopping()
         await asyncio.sleep(self._settings.shutdown_delay)
         self._health.end_watches()
         self._drain.begin()
@@ -98,7 +105,15 @@ class App:
         await self._finish_calls()
         await self._finish_batches(patience_ends)
         await self._authentication.stop()
+        await self._stop_watching()
         await self._database.close()
+
+    async def _stop_watching(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._readiness.close()
+        self._sampler.look()
 
     async def _finish_calls(self) -> None:
         """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     reflection: bool | None = Field(None, description="Server reflection; unset: on in `dev` only.")
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    metrics_listen: str = Field("", description="Address and port to serve metrics on, at `/metrics`; unset: off.")
+    traces_endpoint: str = Field("", description="URL, with the port, that gets spans (OTLP over gRPC); unset: off.")
     shutdown_grace: float = Field(20.0, ge=0, description="How long calls under way may take after SIGTERM.")
     shutdown_delay: float = Field(0.5, ge=0, description="Wait between reporting NOT_SERVING and refusing calls.")
     default_deadline: float = Field(30.0, gt=0, description="Deadline of calls that set none.")
@@ -57,7 +59,7 @@ class Settings(BaseSettings):
     lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows locked by others, in ms.")
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
-    pool_size: int = Field(16, ge=10, description="Database connections per process at the most.")
+    pool_size: int = Field(16, ge=11, description="Database connections per process at the most.")
     request_retention_hours: int = Field(72, ge=1, description="How long answers are kept for retries, in hours.")
     purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
 
@@ -70,6 +72,21 @@ class Settings(BaseSettings):
             raise ValueError("write HOST:PORT, for example 127.0.0.1:50051")
         if ":" in host or host.startswith("["):
             _check_brackets(host, port)
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_address_has_port(cls, value: str) -> str:
+        return cls._address_has_port(value) if value else value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str) -> str:
+        scheme, separator, address = value.partition("://")
+        if value and not (separator and scheme in ("http", "https")):
+            raise ValueError("write http://HOST:PORT, or https://HOST:PORT for TLS")
+        if value:
+            cls._address_has_port(address)
         return value
 
     @field_validator("database_url")
@@ -147,13 +164,7 @@ class Settings(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        host = self.listen.rpartition(":")[0].strip("[]")
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.listen)
 
     @property
     def address(self) -> str:
@@ -166,6 +177,17 @@ class Settings(BaseSettings):
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_brackets(host: str, port: str) -> None:

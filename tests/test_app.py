@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from enrollment_service.api.health import READY
 from enrollment_service.cli.health import check
 from tests.conftest import StartService
 from tests.support.client import PATIENCE, SERVICE, Client
@@ -18,7 +19,7 @@ from tests.support.processes import Processes
 from tests.support.reflection import REFLECTIONS, ask
 
 
-@pytest.mark.parametrize("name", ["", SERVICE])
+@pytest.mark.parametrize("name", ["", SERVICE, READY])
 async def test_the_server_and_its_service_are_healthy(client: Client, name: str) -> None:
     assert await client.health(name) == health_pb2.HealthCheckResponse.SERVING
 

@@ -89,6 +89,23 @@ def test_an_ipv6_address_needs_brackets(listen: str, said: str) -> None:
         Settings(listen=listen, profile="dev")
 
 
+def test_metrics_keep_the_rules_of_addresses() -> None:
+    assert Settings(metrics_listen="[::1]:9464").metrics_listen == "[::1]:9464"
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Settings(metrics_listen="9464")
+    with pytest.raises(ValueError, match="brackets"):
+        Settings(metrics_listen="::1:9464")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:4317", "grpc://h:4317", "http://h", "http://:4317", "http://h:4317/v1"]
+)
+def test_spans_are_sent_to_a_url_with_host_and_port(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Settings(traces_endpoint=endpoint)
+    assert Settings(traces_endpoint="https://collector:4317").traces_endpoint == "https://collector:4317"
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.variables():
         monkeypatch.setenv(name, "")

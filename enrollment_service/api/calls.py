@@ -30,7 +30,7 @@ from enrollment_service.api.drain import Drain
 from enrollment_service.api.limits import Admission, Limits
 from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.shedding import Shedding
-from enrollment_service.api.status import metadata_of, status_of
+from enrollment_service.api.status import CODES, metadata_of, status_of
 from enrollment_service.domain.access import may_ask, may_call
 from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.errors import (
@@ -42,13 +42,18 @@ from enrollment_service.domain.errors import (
     ShuttingDown,
     Unauthenticated,
 )
-from enrollment_service.telemetry import logs
+from enrollment_service.telemetry import logs, metrics, tracing
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 Context: TypeAlias = ServicerContext[Any, Any]
 
 # Whoever calls, until it is known.
 NOBODY = Caller()
+_SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
+# What is watched for: shown as 0 before the first.
+_EXPECTED = [
+    (CODES[reason].name, reason) for reason in (Reason.INTERNAL, Reason.DATABASE_UNAVAILABLE, Reason.OVERLOADED)
+]
 
 
 class Call:
@@ -57,12 +62,14 @@ class Call:
     The peer is read first: once a call is over, its context must not be asked.
     """
 
-    __slots__ = ("caller", "deadline", "expires", "method", "peer", "share", "started")
+    __slots__ = ("caller", "deadline", "expires", "metadata", "method", "peer", "share", "started", "trace")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.peer = context.peer()
         self.started = time.perf_counter()
+        self.metadata: tracing.Metadata = context.invocation_metadata() or ()
+        self.trace = tracing.begin(f"{_SERVICE}/{method}", self.metadata)
         self.caller: Caller = NOBODY
         # When what proves the caller expires, in seconds since the epoch.
         self.expires = math.inf
@@ -115,6 +122,7 @@ class Stages:
         self._about_a_student = "student_id" in method.input_type.fields_by_name
         self._is_stream = method.server_streaming
         self._guards = guards
+        self._meter = metrics.CallMeter(method.name, _EXPECTED)
         self._shedding = shedding
         self._decode: Callable[[bytes], Message] = getattr(pb, method.input_type.name).FromString
         self.ids: Callable[[Message | None], Ids] = ids_reader(method.input_type)
@@ -130,7 +138,7 @@ class Stages:
         Raises:
             Refusal: UNAUTHENTICATED, RATE_LIMITED, OVERLOADED or PERMISSION_DENIED.
         """
-        call.caller, call.expires = await self._guards.authentication.identity_of(context)
+        call.caller, call.expires = await self._guards.authentication.identity_of(call.metadata, context)
         call.share = self._guards.limits.enter(call.caller.subject or _host_of(call.peer), stream=self._is_stream)
         if not may_call(call.caller, self._rule):
             raise PermissionDenied
@@ -169,6 +177,8 @@ class Stages:
             self.record(call, "CANCELLED", ids)
             raise error
         if isinstance(error, Overloaded):
+            self._meter.shed(CODES[error.reason].name, error.reason)
+            call.trace.end(CODES[error.reason].name, error.reason)
             await self._shedding.refuse(context)
         failure = _failure(error)
         code, message, status = status_of(failure)
@@ -176,13 +186,19 @@ class Stages:
         await context.abort(code, message, metadata_of(status))
 
     def record(self, call: Call, code: str, fields: Ids) -> None:
-        """Writes the line of a call."""
+        """Writes the line of a call, counts it, and ends its span."""
+        seconds = time.perf_counter() - call.started
+        reason = fields.get("reason", "")
+        self._meter.ended(code, reason, seconds)
+        call.trace.end(code, reason)
         fields["method"] = call.method
         fields["code"] = code
-        fields["duration_ms"] = round((time.perf_counter() - call.started) * 1000, 2)
+        fields["duration_ms"] = round(seconds * 1000, 2)
         fields["peer"] = call.peer
         if call.caller.subject:
             fields["actor"] = call.caller.subject
+        if call.trace.trace_id:
+            fields["trace_id"] = call.trace.trace_id
         logs.call("error" if code == "INTERNAL" else "info", fields)
 
 
@@ -243,7 +259,7 @@ async def _answers(
     """The answers of a stream, and its end."""
     answers = 0
     task, drain = _current_task(), stages.drain
-    drain.enter(task)
+    drain.enter(task, stream=True)
     try:
         await stages.admit(call, context)
         async for response in run():

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from enrollment_service.domain.errors import ShuttingDown
+from enrollment_service.telemetry import metrics
 
 Request = TypeVar("Request")
 
@@ -17,18 +18,29 @@ class Drain:
     def __init__(self) -> None:
         self._begun = asyncio.Event()
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._streams: set[asyncio.Task[Any]] = set()
         self._given_up: set[asyncio.Task[Any]] = set()
         # The streams that are handing an answer to gRPC, and the number of that answer: now, and at the last look.
         self._handing: dict[asyncio.Task[Any], int] = {}
         self._handing_before: dict[asyncio.Task[Any], int] = {}
 
-    def enter(self, task: asyncio.Task[Any]) -> None:
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.calls_under_way, lambda: len(self._under_way) - len(self._streams)),
+            (metrics.streams_under_way, lambda: len(self._streams)),
+        ]
+
+    def enter(self, task: asyncio.Task[Any], *, stream: bool = False) -> None:
         """Tells of a call."""
         self._under_way.add(task)
+        if stream:
+            self._streams.add(task)
 
     def leave(self, task: asyncio.Task[Any]) -> bool:
         """Tells that a call is over; whether it was given up."""
         self._under_way.discard(task)
+        self._streams.discard(task)
         if task in self._given_up:
             self._given_up.remove(task)
             return True

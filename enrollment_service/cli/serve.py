@@ -6,20 +6,27 @@ import asyncio
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import click
 
 from enrollment_service.cli.configuration import read_settings_to_serve
-from enrollment_service.cli.endings import FAILED, end, explained
+from enrollment_service.cli.endings import FAILED, UNUSABLE, end, explained
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry import logs
+from enrollment_service.telemetry.tracing import NotInstalledError, exporting, require_installed
+
+if TYPE_CHECKING:
+    from enrollment_service.telemetry.shared import SharedMetrics
 
 
 @click.command()
 def serve() -> None:
     """Serve until SIGTERM, in ENROLLMENT_WORKERS processes."""
     settings = read_settings_to_serve()
+    if settings.traces_endpoint:
+        _require_tracing()
     if settings.workers == 1:
         _serve_here(settings)
     else:
@@ -27,10 +34,22 @@ def serve() -> None:
 
 
 @click.command(hidden=True)
-def worker() -> None:
+@click.option("--metrics", type=int, help="The number to share metrics by.")
+def worker(metrics: int | None) -> None:
     """Serve as one of several processes; ends when the process that started it does."""
+    if metrics is not None:
+        from enrollment_service.telemetry.shared import write_as
+
+        write_as(metrics)
     # The process that started it has warned already.
     _serve_here(read_settings_to_serve(warn=False), ends_with_parent=True)
+
+
+def _require_tracing() -> None:
+    try:
+        require_installed()
+    except NotInstalledError as error:
+        end(str(error), UNUSABLE)
 
 
 @contextmanager
@@ -45,8 +64,10 @@ def _signals_held() -> Iterator[None]:
 
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
     buffer = logs.configure(settings.log_level)
+    shown = nullcontext() if ends_with_parent else _metrics_shown(settings)
+    traced = exporting(settings.traces_endpoint) if settings.traces_endpoint else nullcontext()
     try:
-        with _signals_held(), explained():
+        with _signals_held(), shown, traced, explained():
             import uvloop
 
             from enrollment_service.app import serve as serve_until_stopped
@@ -60,13 +81,50 @@ def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
         buffer.flush()
 
 
+@contextmanager
+def _metrics_shown(settings: Settings) -> Iterator[None]:
+    """The metrics of this process are served while the block runs, where that is wanted."""
+    if not settings.metrics_listen:
+        yield
+        return
+    from enrollment_service.telemetry.exposition import serving
+    from enrollment_service.telemetry.metrics import REGISTRY
+
+    with _metrics_address(), serving(settings.metrics_listen, REGISTRY):
+        yield
+
+
+@contextmanager
+def _workers_metrics_shown(settings: Settings) -> Iterator[SharedMetrics | None]:
+    """The same of workers that are started inside the block; yields what they share."""
+    if not settings.metrics_listen:
+        yield None
+        return
+    from enrollment_service.telemetry.exposition import serving
+    from enrollment_service.telemetry.shared import shared_metrics
+
+    with _metrics_address(), shared_metrics() as shared, serving(settings.metrics_listen, shared.registry):
+        yield shared
+
+
+@contextmanager
+def _metrics_address() -> Iterator[None]:
+    """Where nobody can listen on the address for metrics, the command ends."""
+    from enrollment_service.telemetry.exposition import AddressError
+
+    try:
+        yield
+    except AddressError as error:
+        end(str(error), FAILED)
+
+
 def _supervise(settings: Settings) -> None:
     from enrollment_service.cli.workers import supervise
 
     buffer = logs.configure(settings.log_level)
     try:
-        with _signals_held():
-            sys.exit(asyncio.run(supervise(settings)))
+        with _signals_held(), _workers_metrics_shown(settings) as shared:
+            sys.exit(asyncio.run(supervise(settings, shared)))
     except OSError as error:
         end(f"cannot serve on {settings.listen}: {error.strerror}", FAILED)
     finally:

@@ -14,11 +14,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import structlog
 
 from enrollment_service.cli.endings import UNUSABLE
 from enrollment_service.settings import Settings
+
+if TYPE_CHECKING:
+    from enrollment_service.telemetry.shared import SharedMetrics
 
 log = structlog.get_logger()
 
@@ -49,10 +53,14 @@ def reserved(listen: str) -> Iterator[str]:
         yield f"{listen.rpartition(':')[0]}:{number}"
 
 
-async def supervise(settings: Settings) -> int:
+async def supervise(settings: Settings, metrics: SharedMetrics | None) -> int:
     """Runs the workers until SIGTERM or SIGINT; returns the exit status.
 
     A second signal changes nothing: the workers' drain is never cut short.
+
+    Args:
+        settings: where and how the workers serve.
+        metrics: what they share, if anybody wants to see it.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -62,18 +70,20 @@ async def supervise(settings: Settings) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with reserved(settings.listen) as listen:
         log.info("starting workers", listen=listen, workers=settings.workers)
-        keepers = [asyncio.create_task(_keep_alive(listen, index, stop)) for index in range(settings.workers)]
+        keepers = [asyncio.create_task(_keep_alive(listen, index, stop, metrics)) for index in range(settings.workers)]
         statuses = await asyncio.gather(*keepers)
     log.info("workers stopped")
     return max(statuses)
 
 
-async def _keep_alive(listen: str, index: int, stop: asyncio.Event) -> int:
+async def _keep_alive(listen: str, index: int, stop: asyncio.Event, metrics: SharedMetrics | None) -> int:
     """One worker and its successors, until all are told to stop."""
     pause = FIRST_PAUSE
     while True:
         started = time.monotonic()
-        status = await _run_worker(listen, stop)
+        status = await _run_worker(listen, index, stop, metrics)
+        if metrics is not None:
+            metrics.ended(index, died=not stop.is_set())
         if stop.is_set():
             # One that was told before it could listen for the signal died of it: it had nothing to lose yet.
             return 0 if status == -signal.SIGTERM else status
@@ -88,15 +98,18 @@ async def _keep_alive(listen: str, index: int, stop: asyncio.Event) -> int:
             return 0
 
 
-async def _run_worker(listen: str, stop: asyncio.Event) -> int:
+async def _run_worker(listen: str, index: int, stop: asyncio.Event, metrics: SharedMetrics | None) -> int:
     """One worker from start to end; its standard input ends when this process does, whatever ends it."""
+    shared = {} if metrics is None else metrics.starting(index)
+    number = [] if metrics is None else [f"--metrics={index}"]
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "enrollment_service",
         "worker",
+        *number,
         stdin=asyncio.subprocess.PIPE,
-        env={**os.environ, "ENROLLMENT_LISTEN": listen},
+        env={**os.environ, "ENROLLMENT_LISTEN": listen, **shared},
     )
     ended = asyncio.create_task(worker.wait())
     told = asyncio.create_task(stop.wait())

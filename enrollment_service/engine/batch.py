@@ -10,6 +10,7 @@ from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswe
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.footprint import Footprint, Row
+from enrollment_service.domain.records import Event
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
@@ -33,9 +34,26 @@ Outcome: TypeAlias = Answer | Refusal | Busy
 Outcomes: TypeAlias = dict[Command[Any], Outcome]
 
 
+class Decided(NamedTuple):
+    """What came of a batch, true once it is committed.
+
+    Attributes:
+        outcomes: of all commands.
+        events: the transitions that the batch made.
+        fresh: the outcomes that were decided just now: neither those on record nor those that were set aside.
+    """
+
+    outcomes: Outcomes
+    events: Sequence[Event]
+    fresh: Outcomes
+
+
+NOTHING = Decided({}, (), {})
+
+
 async def run_batch(
     connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
-) -> Outcomes:
+) -> Decided:
     """The outcome of each command, written but not yet committed.
 
     Commands that share a request_id must have the same payload (see `footprint.rounds`); they are decided once.
@@ -50,12 +68,13 @@ async def run_batch(
     ready = [command for command in distinct if command not in outcomes] if outcomes else distinct
     recorded = await _claim(ready, connection)
     fresh = [command for command in ready if command not in recorded] if recorded else ready
-    outcomes |= await _decide(state, fresh, connection)
+    decided = await _decide(state, fresh, connection)
+    outcomes |= decided
     if recorded:
         outcomes |= await _replay(recorded, connection)
         if not fresh:
             await requests.confirm_replay(connection)
-    return {command: outcomes[original] for command, original in originals.items()}
+    return Decided({command: outcomes[original] for command, original in originals.items()}, state.events, decided)
 
 
 def _set_aside(commands: Iterable[Command[Any]], busy: set[Row]) -> Outcomes:

@@ -27,11 +27,12 @@ LATEST_SHARE = 0.2
 
 
 class Entry(NamedTuple, Generic[Item, Answer]):
-    """Who waits: for what, where the answer goes, and until when by the event loop's clock; None: for ever."""
+    """Who waits: for what, where the answer goes, until when (None: for ever) and since when, by the loop's clock."""
 
     item: Item
     answer: asyncio.Future[Answer]
     deadline: float | None
+    since: float
 
 
 class Batcher(Generic[Item, Answer]):
@@ -49,11 +50,22 @@ class Batcher(Generic[Item, Answer]):
         max_weight: int,
         max_waiting: int,
         weigh: Callable[[Item], int] = lambda _: 1,
+        served: Callable[[int, float, float], None] = lambda *_: None,
     ) -> None:
+        """Nothing runs before the first item.
+
+        Args:
+            run: serves a batch.
+            max_weight: of a batch; a heavier item goes alone.
+            max_waiting: items in the queue; beyond it newcomers are refused.
+            weigh: an item's share of a batch.
+            served: told of each batch: how many items, how long the first had waited and how long it took, in seconds.
+        """
         self._run = run
         self._max_weight = max_weight
         self._max_waiting = max_waiting
         self._weigh = weigh
+        self._served = served
         self._queue: deque[Entry[Item, Answer]] = deque()
         self._queued_weight = 0
         self._batch_seconds = 0.0
@@ -76,14 +88,20 @@ class Batcher(Generic[Item, Answer]):
         if self._closed:
             raise ShuttingDown
         loop = asyncio.get_running_loop()
-        if self._queue and self._is_too_late(deadline, loop.time()):
+        now = loop.time()
+        if self._queue and self._is_too_late(deadline, now):
             raise Overloaded
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append(Entry(item, answer, deadline))
+        self._queue.append(Entry(item, answer, deadline, now))
         self._queued_weight += self._weigh(item)
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         return await answer
+
+    @property
+    def waiting(self) -> int:
+        """How many items are in the queue."""
+        return len(self._queue)
 
     async def close(self) -> None:
         """Refuses newcomers and waits until everybody in the queue has an answer."""
@@ -149,12 +167,14 @@ class Batcher(Generic[Item, Answer]):
             results = list(zip(batch, await self._run([entry.item for entry in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - the callers are told
             results = [(entry, error) for entry in batch]
-        self._batch_seconds += LATEST_SHARE * (clock() - began - self._batch_seconds)
-        for (_, answer, _), result in results:
+        took = clock() - began
+        self._batch_seconds += LATEST_SHARE * (took - self._batch_seconds)
+        for entry, result in results:
             if isinstance(result, asyncio.Future):
-                _follow(result, answer)
-            elif not answer.done():
-                _settle(answer, result)
+                _follow(result, entry.answer)
+            elif not entry.answer.done():
+                _settle(entry.answer, result)
+        self._served(len(batch), began - batch[0].since, took)
 
 
 def _settle(answer: asyncio.Future[Answer], result: Answer | Exception) -> None:

@@ -15,6 +15,7 @@ from enrollment_service.store.faults import Fault, fault_of
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS
 from enrollment_service.store.students import create_students
 from enrollment_service.store.transactions import DriverConnection, told
+from enrollment_service.telemetry import metrics, tracing
 
 New = TypeVar("New")
 Created = TypeVar("Created")
@@ -24,12 +25,18 @@ Insert = Callable[[DriverConnection, Sequence[New]], Awaitable[Sequence[Created 
 class Creator(Generic[New, Created]):
     """Creates one kind of thing; one transaction is under way at a time."""
 
-    def __init__(self, database: Database, settings: Settings, insert: Insert[New, Created]) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, insert: Insert[New, Created], lane: metrics.Lane
+    ) -> None:
         self._held = database.hold(MAX_WAIT_HOLDING_MS)
         self._insert = insert
         self._batcher: Batcher[New, Created] = Batcher(
-            self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
+            self._serve,
+            max_weight=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            served=metrics.batches(lane),
         )
+        self._lane = lane
 
     async def submit(self, new: New, deadline: float | None = None) -> Created:
         """What was created, wanted until then by the event loop's clock; it is durable when this returns.
@@ -37,12 +44,22 @@ class Creator(Generic[New, Created]):
         Raises:
             ServiceError: its unique key is taken, or it could not be created.
         """
-        return await self._batcher.submit(new, deadline)
+        with tracing.waiting(new):
+            return await self._batcher.submit(new, deadline)
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [(metrics.queue_depth(self._lane), lambda: self._batcher.waiting)]
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
         await self._held.close()
+
+    async def _serve(self, batch: Sequence[New]) -> Sequence[Created | Exception]:
+        with tracing.batch(self._lane) as serves:
+            serves(batch)
+            return await self._run(batch)
 
     async def _run(self, batch: Sequence[New]) -> Sequence[Created | Exception]:
         try:
@@ -56,12 +73,12 @@ class Creator(Generic[New, Created]):
 
 def student_creator(database: Database, settings: Settings) -> Creator[NewStudent, Student]:
     """Creates students; refuses with EMAIL_TAKEN."""
-    return Creator(database, settings, _insert_students)
+    return Creator(database, settings, _insert_students, "students")
 
 
 def course_creator(database: Database, settings: Settings) -> Creator[NewCourse, Course]:
     """Creates courses; refuses with CODE_TAKEN."""
-    return Creator(database, settings, _insert_courses)
+    return Creator(database, settings, _insert_courses, "courses")
 
 
 async def _insert_students(connection: DriverConnection, batch: Sequence[NewStudent]) -> Sequence[Student | Exception]:

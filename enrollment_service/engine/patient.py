@@ -20,6 +20,7 @@ from enrollment_service.engine.batch import Busy
 from enrollment_service.store.database import Database
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
 from enrollment_service.store.transactions import HeldConnection, told
+from enrollment_service.telemetry import metrics
 
 MAX_WORKERS = 3
 # At most all workers but one wait for as long as it takes. The last one goes round, so long for each row: a row that is
@@ -90,6 +91,7 @@ class PatientLane:
         self._lock_timeout = lock_timeout_ms / 1000
         self._max_commands = max_commands
         self._max_waiting = max_waiting
+        self._served = metrics.batches("patient")
         self._queues: dict[Row, deque[Entry]] = {}
         self._since: dict[Row, float] = {}
         # Rows that no worker is busy with, in the order in which they have their turn.
@@ -103,6 +105,13 @@ class PatientLane:
     def waiting(self) -> int:
         """How many commands wait."""
         return sum(map(len, self._queues.values()))
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.queue_depth("patient"), lambda: self.waiting),
+            (metrics.patient_rows, lambda: len(self._queues)),
+        ]
 
     def row_of(self, command: Command[Any]) -> Row | None:
         """The row in whose queue a newcomer must wait, so that it passes nobody who came before."""
@@ -201,17 +210,26 @@ class PatientLane:
         if all(entry.answer.done() for entry in self._queues[turn.row]):
             self._queues[turn.row].clear()
             return
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             results = await self._run(turn)
         except RowBusyError:
             # Something was chosen if the row has been lost with the connection, and waited for once more.
             self._put_back(list(turn.entries.values()))
-            if self._remaining(self._since[turn.row]) <= 0:
+            if self._remaining(self._since[turn.row]) > 0:
+                metrics.patient_turns_busy.inc()
+            else:
+                metrics.patient_turns_given_up.inc()
                 for entry in self._drain(turn.row):
                     entry.answer.set_exception(DatabaseUnavailable())
             return
         except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
             results = dict.fromkeys(turn.entries, told(error))
+        metrics.patient_turns_served.inc()
+        if turn.entries:
+            waited = began - min(entry.since for entry in turn.entries.values())
+            self._served(len(turn.entries), max(0.0, waited), clock() - began)
         back = []
         for command, result in results.items():
             entry = turn.entries[command]

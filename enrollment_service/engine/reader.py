@@ -35,6 +35,7 @@ from enrollment_service.store import courses, enrollments, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
 from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
+from enrollment_service.telemetry import metrics, tracing
 
 Listed = TypeVar("Listed")
 Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
@@ -50,7 +51,10 @@ class Reader:
         self._database = database
         self._held = database.hold()
         self._batcher: Batcher[Batched, Any] = Batcher(
-            self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
+            self._serve,
+            max_weight=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            served=metrics.batches("reads"),
         )
         self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
@@ -60,7 +64,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: Student = await self._batcher.submit(query, deadline)
+        found: Student = await self._submit(query, deadline)
         return found
 
     async def course(self, query: CourseQuery, deadline: float | None = None) -> CountedCourse:
@@ -69,7 +73,7 @@ class Reader:
         Raises:
             Refusal: COURSE_NOT_FOUND.
         """
-        found: CountedCourse = await self._batcher.submit(query, deadline)
+        found: CountedCourse = await self._submit(query, deadline)
         return found
 
     async def enrollment(self, query: EnrollmentQuery, deadline: float | None = None) -> EnrollmentView:
@@ -78,7 +82,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND, COURSE_NOT_FOUND, NOT_ENROLLED.
         """
-        found: EnrollmentView = await self._batcher.submit(query, deadline)
+        found: EnrollmentView = await self._submit(query, deadline)
         return found
 
     async def student_courses(self, query: StudentCoursesQuery, deadline: float | None = None) -> StudentCourses:
@@ -87,7 +91,7 @@ class Reader:
         Raises:
             Refusal: STUDENT_NOT_FOUND.
         """
-        found: StudentCourses = await self._batcher.submit(query, deadline)
+        found: StudentCourses = await self._submit(query, deadline)
         return found
 
     async def course_students(self, query: CourseStudentsQuery) -> CourseStudents:
@@ -106,14 +110,30 @@ class Reader:
         """A page of courses by ascending id."""
         return await self._list(lambda connection: courses.list_courses(connection, query, self._database.clock))
 
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.queue_depth("reads"), lambda: self._batcher.waiting),
+            (metrics.queue_depth("lists"), lambda: self._lists.waiting),
+        ]
+
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
         await self._held.close()
 
+    async def _submit(self, query: Batched, deadline: float | None) -> Any:
+        with tracing.waiting(query):
+            return await self._batcher.submit(query, deadline)
+
     async def _list(self, read: Callable[[PooledConnection], Awaitable[Listed]]) -> Listed:
         async with self._lists.take():
             return await self._database.read(read)
+
+    async def _serve(self, queries: Sequence[Batched]) -> Sequence[Any]:
+        with tracing.batch("reads") as serves:
+            serves(queries)
+            return await self._run(queries)
 
     async def _run(self, queries: Sequence[Batched]) -> Sequence[Any]:
         try:

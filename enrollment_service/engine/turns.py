@@ -18,7 +18,8 @@ class Turns:
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
         self._free = asyncio.Semaphore(max_running)
         self._max_waiting = max_waiting
-        self._waiting = 0
+        # How many wait in line.
+        self.waiting = 0
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
@@ -27,13 +28,13 @@ class Turns:
         Raises:
             Overloaded: too many wait already; nothing was done.
         """
-        if self._free.locked() and self._waiting >= self._max_waiting:
+        if self._free.locked() and self.waiting >= self._max_waiting:
             raise Overloaded
-        self._waiting += 1
+        self.waiting += 1
         try:
             await self._free.acquire()
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
         try:
             yield
         finally:

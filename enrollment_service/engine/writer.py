@@ -20,9 +20,10 @@ from typing import Any, TypeAlias, cast
 from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
 from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
 from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
-from enrollment_service.engine.batch import Busy, run_batch
+from enrollment_service.engine.batch import NOTHING, Busy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
 from enrollment_service.engine.patient import PatientLane, Results, Turn
+from enrollment_service.engine.tally import count
 from enrollment_service.settings import Settings
 from enrollment_service.store import locks
 from enrollment_service.store.courses import code_owners
@@ -30,6 +31,7 @@ from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
 from enrollment_service.store.students import email_owner
 from enrollment_service.store.transactions import DriverConnection, HeldConnection, told
+from enrollment_service.telemetry import metrics, tracing
 
 # After each bulk command those who had to wait for it go first, if it takes them no longer than this, in seconds.
 MAX_GIVE_WAY = 0.05
@@ -53,8 +55,8 @@ class Writer:
             max_waiting=settings.max_waiting,
             weigh=attrgetter("weight"),
         )
-        self._usual = batcher(self._run_usual)
-        self._bulk = batcher(self._run_bulk)
+        self._usual = batcher(self._run_usual, served=metrics.batches("usual"))
+        self._bulk = batcher(self._run_bulk, served=metrics.batches("bulk"))
         self._patient = PatientLane(
             database,
             self._run_patient,
@@ -70,7 +72,16 @@ class Writer:
             ServiceError: the command was refused, or could not be done.
         """
         lane = self._bulk if command.bulk else self._usual
-        return cast(A, await lane.submit(command, deadline))
+        with tracing.waiting(command):
+            return cast(A, await lane.submit(command, deadline))
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.queue_depth("usual"), lambda: self._usual.waiting),
+            (metrics.queue_depth("bulk"), lambda: self._bulk.waiting),
+            *self._patient.samples(),
+        ]
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connections back."""
@@ -83,11 +94,15 @@ class Writer:
     # --- the lanes ----------------------------------------------------------------------------------------------
 
     async def _run_usual(self, commands: Sequence[Command[Any]]) -> Answers:
-        return await self._run(self._usual_held, commands, skip_locked=True)
+        with tracing.batch("usual") as serves:
+            serves(commands)
+            return await self._run(self._usual_held, commands, skip_locked=True)
 
     async def _run_bulk(self, commands: Sequence[Command[Any]]) -> Answers:
         await self._patient.until_empty(MAX_GIVE_WAY)
-        return await self._run(self._bulk_held, commands, skip_locked=False)
+        with tracing.batch("bulk") as serves:
+            serves(commands)
+            return await self._run(self._bulk_held, commands, skip_locked=False)
 
     async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
         """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""
@@ -107,7 +122,10 @@ class Writer:
         return [answers[command] for command in commands]
 
     async def _run_patient(self, turn: Turn) -> Results:
-        return await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+        with tracing.batch("patient") as serves:
+            results = await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+            serves(turn.entries)
+            return results
 
     # --- one transaction, and what becomes of it ----------------------------------------------------------------
 
@@ -126,23 +144,30 @@ class Writer:
             RowBusyError: the first row stayed locked.
         """
         commands: Sequence[Command[Any]] = ()
+        decided = NOTHING
 
         async def work(connection: DriverConnection) -> Results:
-            nonlocal commands
+            nonlocal commands, decided
+            decided = NOTHING
             if first is not None:
                 await locks.wait_for(connection, first.row, first.max_wait_ms)
             commands = form()
             skip = skip_locked and not any(command.bulk for command in commands)
-            return dict(await run_batch(connection, commands, self._database, skip_locked=skip)) if commands else {}
+            if commands:
+                decided = await run_batch(connection, commands, self._database, skip_locked=skip)
+            return dict(decided.outcomes)
 
         try:
-            return await held.transact(work)
+            results = await held.transact(work)
         except locks.RowBusyError:
             raise
         except DatabaseUnavailable as error:
             return dict.fromkeys(commands or form(), error)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
             return await self._after(error, held, commands or form(), skip_locked=skip_locked)
+        count(decided.events, decided.fresh)
+        self._database.writes += bool(decided.events)
+        return results
 
     async def _after(
         self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool

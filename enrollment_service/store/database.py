@@ -16,7 +16,9 @@ from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
+from enrollment_service.store.probe import Probe
 from enrollment_service.store.transactions import HeldConnection, retried, told
+from enrollment_service.telemetry import metrics
 
 Result = TypeVar("Result")
 # An expression for the time.
@@ -26,9 +28,9 @@ Clock: TypeAlias = ColumnElement[datetime]
 # in order, so that one that this code does not know yet is known to be newer.
 SCHEMA_REVISION = "0005"
 
-# Connections that are held, at the most: by the reader and the two creators one each, by the writer's lanes five, and
-# by the housekeeping while it is at work.
-MAX_HELD = 9
+# Connections that are held, at the most: by the reader, the two creators and the probe one each, by the writer's lanes
+# five, and by the housekeeping while it is at work.
+MAX_HELD = 10
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
@@ -57,6 +59,7 @@ class Database:
         # Connections that are held are not of the pool: however many lists are under way, nobody else waits for one.
         self._held_pool = Pool(build_engine(settings, poolclass=NullPool), settings, watch)
         self.max_lists = settings.pool_size - MAX_HELD
+        self._pool_size = settings.pool_size
         self.engine = build_engine(
             settings,
             pool_size=self.max_lists,
@@ -67,6 +70,12 @@ class Database:
         self._pool = Pool(self.engine, settings, watch)
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
+        # How many transactions that changed something have been committed.
+        self.writes = 0
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [*self._pool.watch.samples(), (metrics.connections_max, lambda: self._pool_size)]
 
     def hold(self, lock_timeout_ms: int | None = None) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use.
@@ -75,6 +84,14 @@ class Database:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
         """
         return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms)
+
+    def probe(self) -> Probe:
+        """What finds out whether the database can be written."""
+        return Probe(self.hold(), SCHEMA_REVISION)
+
+    def leave(self) -> None:
+        """Gives up all connections there are now, as soon as their work is done."""
+        self._pool.watch.leave()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot; no more than `max_lists` at once.

@@ -14,6 +14,8 @@ from weakref import WeakSet
 import asyncpg
 import structlog
 
+from enrollment_service.telemetry import metrics
+
 log = structlog.get_logger()
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -54,6 +56,13 @@ class Watch:
         self._left: WeakSet[DriverConnection] = WeakSet()
         self._left_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
+
+    def samples(self) -> list[metrics.Sample]:
+        """What can be seen from outside."""
+        return [
+            (metrics.connections_open, lambda: sum(not connection.is_closed() for connection in self._known)),
+            (metrics.connections_in_use, lambda: len(self._in_use)),
+        ]
 
     def know(self, connection: DriverConnection) -> None:
         """Tells of a new connection."""

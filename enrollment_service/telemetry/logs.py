@@ -64,6 +64,11 @@ def call(level: str, fields: dict[str, Any]) -> None:
         _sink.add(_line(level, fields), urgent=level == "error")
 
 
+def dropped_lines() -> int:
+    """How many lines of this process were dropped so far."""
+    return 0 if _sink is None else _sink.dropped
+
+
 def configure(level: str, file: BinaryIO | None = None) -> LogSink:
     """Sends all logs of this process, the libraries' warnings too, to one stream of JSON lines."""
     global _sink, _calls_shown  # noqa: PLW0603 - one stream per process

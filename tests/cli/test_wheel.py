@@ -125,6 +125,20 @@ async def test_it_migrates_serves_and_verifies_a_new_database(
             assert await asyncio.to_thread(server.wait, STARTUP) == 0
 
 
+async def test_traces_need_their_extra_and_it_says_so(installed: Installed) -> None:
+    variables = {
+        "AUTH": "none",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "TRACES_ENDPOINT": "http://127.0.0.1:4317",
+    }
+    for workers in ("1", "2"):
+        refused = await installed.command("serve", **variables, WORKERS=workers)
+        assert refused.returncode == 78
+        assert refused.stderr.count("\n") == 1
+        assert "ENROLLMENT_TRACES_ENDPOINT" in refused.stderr
+        assert "enrollment-service[tracing]" in refused.stderr
+
+
 async def test_alembic_itself_works_on_it(installed: Installed, postgres_server: PostgresServer) -> None:
     """There is no embedded database to fall back to, and it says so."""
     (installed.folder / "alembic.ini").write_text(ALEMBIC_INI)

@@ -27,6 +27,7 @@ from tests.docs.documents import (
     rows,
     section,
 )
+from tests.support.exposition import documented_metrics
 from tests.support.mistakes import MISTAKES
 
 REASONS = {reason.name for reason in Reason}
@@ -44,6 +45,11 @@ def test_the_settings_table_is_that_of_the_code() -> None:
         for name, field in Settings.model_fields.items()
     ]
     assert rows(section("docs/operating.md", "Settings")) == expected
+
+
+def test_the_metrics_table_is_that_of_the_code() -> None:
+    expected = [[name, metric.kind, metric.labels, metric.says] for name, metric in documented_metrics().items()]
+    assert rows(section("docs/operating.md", "Metrics")) == expected
 
 
 def test_every_variable_named_anywhere_exists() -> None:

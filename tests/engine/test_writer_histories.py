@@ -81,12 +81,12 @@ async def test_batch_by_batch_the_writer_does_what_the_model_does(
             answers: dict[Command[Any], Any] = {}
             for group in rounds(commands):
                 async with held.transaction() as driver:
-                    answers |= await run_batch(driver, group, made)
+                    answers |= (await run_batch(driver, group, made)).outcomes
             expected = [play.model.answer(command) for command in commands]
             assert [plain(answers[command]) for command in commands] == expected
             repeated = [command for command in commands if command.key and not is_refusal(answers[command])]
             async with held.transaction() as driver:
-                again = await run_batch(driver, repeated, made)
+                again = (await run_batch(driver, repeated, made)).outcomes
             assert list(map(without_courses, again.values())) == [
                 without_courses(answers[command]) for command in again
             ]

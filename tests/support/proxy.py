@@ -90,6 +90,10 @@ class Proxy:
         self._frozen = True
         self.silence()
 
+    def thaw(self) -> None:
+        """The server goes on for newcomers; what was sent to it before is lost, as after a failover."""
+        self._frozen = False
+
     def refuse(self) -> None:
         """Breaks all connections and accepts no new ones."""
         self.refusing = True

@@ -24,15 +24,60 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """
     if not settings.tls_cert:
         return None
-    pair = Watched(SETTINGS, [settings.tls_cert, settings.tls_key], _pair)
-    authorities = Watched(CLIENT_CA_SETTING, [settings.tls_client_ca], _authorities) if settings.tls_client_ca else None
-
-    def latest() -> grpc.ServerCertificateConfiguration:
-        roots = authorities.latest() if authorities else None
-        return grpc.ssl_server_certificate_configuration([pair.latest()], roots)
-
+    files = _Files(settings)
     # gRPC's Python API knows no third way: certificates are demanded of every client, or of none.
-    return grpc.dynamic_ssl_server_credentials(latest(), latest, require_client_authentication=authorities is not None)
+    demanded = bool(settings.tls_client_ca)
+    return grpc.dynamic_ssl_server_credentials(
+        files.latest(),
+        files.changed,  # type: ignore[arg-type] # may return None, says its documentation
+        require_client_authentication=demanded,
+    )
+
+
+class _Files:
+    """What new connections are made with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pair = Watched(SETTINGS, [settings.tls_cert, settings.tls_key], _pair)
+        self._authorities = (
+            Watched(CLIENT_CA_SETTING, [settings.tls_client_ca], _authorities) if settings.tls_client_ca else None
+        )
+        self._given = self._contents()
+
+    def latest(self) -> grpc.ServerCertificateConfiguration:
+        """What is in them."""
+        self._given = pair, authorities = self._contents()
+        return grpc.ssl_server_certificate_configuration([pair], authorities)
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The same, if it was not said yet: gRPC asks at every connection, and would take in all of it anew."""
+        return self.latest() if self._contents() != self._given else None
+
+    def _contents(self) -> tuple[tuple[bytes, bytes], bytes | None]:
+        return self._pair.latest(), self._authorities.latest() if self._authorities else None
+
+
+def credentials_for_itself(settings: Settings) -> tuple[grpc.ChannelCredentials, str]:
+    """With what a server can ask itself, and the name in its certificate.
+
+    It trusts this very certificate, and shows it as its own where certificates are demanded; so then it must be one of
+    the client CA's, and good for clients, too.
+
+    Raises:
+        UnusableFileError: a file cannot be read, or does not hold what it should.
+    """
+    key, chain = Watched(SETTINGS, [settings.tls_cert, settings.tls_key], _pair).latest()
+    name = _name_in(x509.load_pem_x509_certificate(chain))
+    own = {"private_key": key, "certificate_chain": chain} if settings.tls_client_ca else {}
+    return grpc.ssl_channel_credentials(chain, **own), name
+
+
+def _name_in(certificate: x509.Certificate) -> str:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return "localhost"
+    return next(iter(names.get_values_for_type(x509.DNSName)), "localhost")
 
 
 def _pair(chain: bytes, key: bytes) -> tuple[bytes, bytes]:

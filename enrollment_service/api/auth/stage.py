@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from grpc.aio import ServicerContext
@@ -17,13 +18,14 @@ HEADER = "authorization"
 SCHEME = "bearer"
 
 Context = ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Authentication(Protocol):
     """A way to find out who calls."""
 
-    async def identity_of(self, context: Context) -> Identity:
-        """Who makes a call.
+    async def identity_of(self, metadata: Metadata, context: Context) -> Identity:
+        """Who makes a call that came with this metadata.
 
         Raises:
             Unauthenticated: nobody knows.
@@ -39,7 +41,7 @@ class Authentication(Protocol):
 class Anybody:
     """Nobody is asked."""
 
-    async def identity_of(self, _: Context) -> Identity:
+    async def identity_of(self, _: Metadata, __: Context) -> Identity:
         """Somebody who may do everything."""
         return ANYBODY
 
@@ -58,10 +60,10 @@ class Credentials:
         self._tokens = tokens
         self._peers = peers
 
-    async def identity_of(self, context: Context) -> Identity:
+    async def identity_of(self, metadata: Metadata, context: Context) -> Identity:
         """Whom the token names, or else the certificate."""
         if self._tokens is not None:
-            token = _token_in(context)
+            token = _token_in(metadata)
             if token is not None:
                 return await self._tokens.identity_of(token)
         if self._peers is not None:
@@ -96,13 +98,13 @@ def authentication_of(settings: Settings) -> Authentication:
     return Credentials(keys, tokens, peers) if settings.auth_kinds else Anybody()
 
 
-def _token_in(context: Context) -> str | None:
+def _token_in(metadata: Metadata) -> str | None:
     """The bearer token of a call; None where it carries no credentials of this kind.
 
     Raises:
         Unauthenticated: it carries several, or something else.
     """
-    found = [value for key, value in context.invocation_metadata() or () if key == HEADER]
+    found = [value for key, value in metadata if key == HEADER]
     if not found:
         return None
     if len(found) > 1:

@@ -193,6 +193,7 @@ def replace(path: Path, content: str | bytes) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+@pytest.mark.timeout(120)  # it waits for many connections, which cost the most on a busy machine
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_certificates_and_authorities_rotate_under_load_without_a_failed_call(
     processes: Processes, mtls: dict[str, Any], authority: Authority, tmp_path: Path, workers: str
