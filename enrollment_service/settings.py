@@ -1,9 +1,16 @@
-"""Every setting and its default, read once from the environment (`ENROLLMENT_...`)."""
+"""Every setting and its default, read once from the environment (`ENROLLMENT_...`).
+
+A secret may come from a file instead: beside a field `x` stands `x_file`, and nothing more is needed for another one.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +18,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "ENROLLMENT_"
 
 Profile = Literal["production", "dev"]
+
+
+class SecretFileError(Exception):
+    """A secret's file is of no use. The text names the setting, but no secret, nor what was taken for a path."""
 
 
 class Settings(BaseSettings):
@@ -21,6 +32,11 @@ class Settings(BaseSettings):
     profile: Profile = Field("production", description="`dev` switches reflection on and authentication off.")
     listen: str = Field("127.0.0.1:50051", description="Address and port to serve on.")
     database_url: str = Field("", repr=False, description="`postgresql://user:password@host:port/database`.")
+    database_url_file: Path | None = Field(None, repr=False, description="A file that holds the URL instead.")
+    database_password: str = Field("", repr=False, description="The password, as it is; then the URL has none.")
+    database_password_file: Path | None = Field(
+        None, repr=False, description="A file that holds the password instead; read anew for each connection."
+    )
     reflection: bool | None = Field(None, description="Server reflection; unset: on in `dev` only.")
     workers: int = Field(1, ge=1, le=64, description="Server processes that share the port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
@@ -39,6 +55,17 @@ class Settings(BaseSettings):
     pool_size: int = Field(16, ge=10, description="Database connections per process at the most.")
     request_retention_hours: int = Field(72, ge=1, description="How long answers are kept for retries, in hours.")
     purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_come_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        read = {}
+        for name in cls.secrets():
+            if file := values.get(f"{name}_file"):
+                if values.get(name):
+                    raise ValueError(f"{_variable(name)} and {_variable(name)}_FILE are both set: leave one out")
+                read[name] = read_secret(file, f"{_variable(name)}_FILE")
+        return values | read
 
     @field_validator("listen")
     @classmethod
@@ -62,6 +89,12 @@ class Settings(BaseSettings):
         return f"postgresql://{rest}"
 
     @model_validator(mode="after")
+    def _password_is_given_once(self) -> Settings:
+        if self.database_password and _has_password(self.database_url):
+            raise ValueError("the password is given twice: leave it out of the database's URL")
+        return self
+
+    @model_validator(mode="after")
     def _production_stays_private(self) -> Settings:
         if self.profile == "production" and not self.listens_on_loopback:
             raise ValueError(
@@ -73,7 +106,22 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls) -> set[str]:
         """The names of the environment variables that are settings."""
-        return {f"{PREFIX}{name.upper()}" for name in cls.model_fields}
+        return {_variable(name) for name in cls.model_fields}
+
+    @classmethod
+    def secrets(cls) -> list[str]:
+        """The names of the settings that may come from a file."""
+        return [name for name in cls.model_fields if f"{name}_file" in cls.model_fields]
+
+    @property
+    def password(self) -> Callable[[], str] | None:
+        """Gives the database's password to a new connection, as it is then; None where the URL is all there is.
+
+        It raises SecretFileError where the file cannot be read any more.
+        """
+        if self.database_password_file is not None:
+            return partial(read_secret, self.database_password_file, _variable("database_password_file"))
+        return (lambda: self.database_password) if self.database_password else None
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -97,6 +145,38 @@ class Settings(BaseSettings):
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection
+
+
+def read_secret(file: str | Path, setting: str) -> str:
+    """The secret in a file, without the line break at its end.
+
+    Args:
+        file: where it is.
+        setting: what names the file, for the error.
+
+    Raises:
+        SecretFileError: the file cannot be read, is no text, or holds nothing.
+    """
+    try:
+        secret = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        # No path: somebody may have put the secret itself there.
+        raise SecretFileError(f"{setting}: the file cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise SecretFileError(f"{setting}: the file is not text in UTF-8") from None
+    if not secret:
+        raise SecretFileError(f"{setting}: the file is empty")
+    return secret
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _has_password(url: str) -> bool:
+    # Not with urlsplit, which takes offence at some URLs; what is wrong with those is said when they are used.
+    place, _, query = url.partition("://")[2].partition("?")
+    return ":" in place.partition("/")[0].rpartition("@")[0] or "password" in parse_qs(query)
 
 
 def _check_brackets(host: str, port: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from enrollment_service.settings import Settings
-from enrollment_service.store.connect import connect
+from enrollment_service.store.connect import Password, connect
 from enrollment_service.store.models import Base, Xid8
 
 # Any number, as long as every migrator uses the same.
@@ -26,23 +26,27 @@ CONNECT_TIMEOUT = 10.0
 
 
 @contextlib.contextmanager
-def database_url() -> Iterator[str]:
-    """The database to migrate: the caller's, that of ENROLLMENT_DATABASE_URL, or in a checkout the embedded one.
+def database() -> Iterator[tuple[str, Password]]:
+    """The URL and the password: the caller's, those of the settings, or in a checkout those of the embedded database.
 
     The embedded one runs for as long as the block lasts.
 
     Raises:
         CommandError: there is none of these.
     """
-    if configured := context.config.attributes.get("database_url") or Settings().database_url:
-        yield configured
+    if given := context.config.attributes.get("database_url"):
+        yield given, context.config.attributes.get("password")
+        return
+    settings = Settings()
+    if settings.database_url:
+        yield settings.database_url, settings.password
         return
     try:
         from dev.postgres import EmbeddedPostgres
     except ModuleNotFoundError as error:
         raise CommandError("Set ENROLLMENT_DATABASE_URL to postgresql://user:password@host:port/database.") from error
     with EmbeddedPostgres() as postgres:
-        yield postgres.url
+        yield postgres.url, None
 
 
 def take_turn(connection: Connection) -> None:
@@ -73,9 +77,9 @@ def migrate(connection: Connection) -> None:
         connection.commit()
 
 
-async def online(url: str) -> None:
+async def online(url: str, password: Password) -> None:
     """Connects and migrates."""
-    creator = partial(connect, url, timeout_seconds=CONNECT_TIMEOUT, server_settings={})
+    creator = partial(connect, url, password=password, timeout_seconds=CONNECT_TIMEOUT, server_settings={})
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, poolclass=NullPool, hide_parameters=True
     )
@@ -94,5 +98,5 @@ def offline() -> None:
 if context.is_offline_mode():
     offline()
 else:
-    with database_url() as url:
-        asyncio.run(online(url))
+    with database() as (url, password):
+        asyncio.run(online(url, password))

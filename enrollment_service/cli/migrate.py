@@ -7,6 +7,7 @@ for the command `alembic` in a checkout; nothing here needs it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def migrate() -> None:
     try:
         with explained(FAILED):
             asyncio.run(_look_first(settings))
-            run_migrations(settings.database_url)
+            run_migrations(settings.database_url, settings.password)
     except CommandError as error:
         end(str(error), FAILED)
 
@@ -47,14 +48,20 @@ async def _look_first(settings: Settings) -> None:
         await database.close()
 
 
-def run_migrations(database_url: str) -> None:
-    """Runs Alembic up to the newest revision; the same as `alembic upgrade head`."""
+def run_migrations(database_url: str, password: Callable[[], str] | None = None) -> None:
+    """Runs Alembic up to the newest revision; the same as `alembic upgrade head`.
+
+    Args:
+        database_url: what to migrate.
+        password: gives the password where the URL has none.
+    """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", f"{_migrations()}".replace("%", "%%"))  # a % is configparser's own
     config.attributes["database_url"] = database_url
+    config.attributes["password"] = password
     command.upgrade(config, "head")
 
 

@@ -148,7 +148,11 @@ def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=partial(
-            connect, settings.database_url, timeout_seconds=settings.connect_timeout, server_settings=server_settings
+            connect,
+            settings.database_url,
+            password=settings.password,
+            timeout_seconds=settings.connect_timeout,
+            server_settings=server_settings,
         ),
         hide_parameters=True,
         **pool,
