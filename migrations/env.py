@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from enrollment_service.settings import Settings
 from enrollment_service.store.connect import Password, connect
 from enrollment_service.store.models import Base, Xid8
+from enrollment_service.store.rights import grant, grant_no_more, granted_roles
 
 # Any number, as long as every migrator uses the same.
 ADVISORY_LOCK = 7_205_011_964
@@ -59,18 +60,28 @@ def take_turn(connection: Connection) -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the schema to the wanted revision, in one transaction."""
+    """Brings the schema to the wanted revision, with the rights of those who serve on it, in one transaction."""
     connection.execute(text("SET lock_timeout = '5s'"))
     take_turn(connection)
     connection.commit()
     # SQLAlchemy does not know the type, and would warn of it whenever models and tables are compared.
     connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]
+    steps: list[str] = []
     context.configure(
-        connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        compare_server_default=True,
+        on_version_apply=lambda *, step, **_: steps.append(str(step)),
     )
     try:
         with context.begin_transaction():
             context.run_migrations()
+            if steps:
+                for role in granted_roles(connection):
+                    grant(connection, role)
+            if app_role := context.config.attributes.get("app_role"):
+                grant_no_more(connection, app_role)
     finally:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})

@@ -24,6 +24,8 @@ _URL = re.compile(r"([^:]*://)([^/?#]*)(.*)", re.DOTALL)
 
 # Of several hosts each gets so long; those that were silent are asked again with twice the patience.
 HOST_SECONDS = 1.0
+# Nobody can slip a table of theirs under a name of ours: temporary ones come last, and no schema of a role's own first.
+SEARCH_PATH = {"search_path": "public, pg_temp"}
 # When the network swallows what was sent, or the other end has gone without a word, the kernel finds out by itself.
 UNACKNOWLEDGED_MS = 5_000
 KEEPALIVE_IDLE_SECONDS = 5
@@ -66,7 +68,7 @@ async def connect(
         MisconfiguredError: we were refused, and would be again.
     """
     with mistakes_named(url):
-        return await _first_willing(url, password, timeout_seconds, server_settings)
+        return await _first_willing(url, password, timeout_seconds, SEARCH_PATH | server_settings)
 
 
 async def _first_willing(

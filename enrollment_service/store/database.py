@@ -16,6 +16,7 @@ from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
+from enrollment_service.store.rights import check_may_migrate
 from enrollment_service.store.transactions import HeldConnection, retried, told
 
 Result = TypeVar("Result")
@@ -117,6 +118,15 @@ class Database:
             raise WrongSchemaError(f"{found}, newer than {ours}: run the version that migrated it, or a later one")
         if revision != SCHEMA_REVISION:
             raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
+
+    async def check_may_migrate(self) -> None:
+        """Returns if the role of the settings may change the schema.
+
+        Raises:
+            MisconfiguredError: it may not.
+        """
+        async with self._pool.taken() as connection:
+            await connection.run_sync(check_may_migrate)
 
     def cut(self) -> None:
         """Cuts all connections and opens no more: whoever still waits for the database is told at once."""
