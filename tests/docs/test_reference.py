@@ -177,6 +177,15 @@ def test_the_log_line_is_json_without_personal_data() -> None:
     assert "example.org" not in line
 
 
+def test_the_compose_file_has_no_password() -> None:
+    compose = read("docker-compose.yml")
+    logins = re.findall(r"postgresql://([^@\s]*)@", compose)
+    assert logins == ["enrollment", "enrollment_migrator", "enrollment_app"]
+    variables = re.findall(r"^ +(\w*PASSWORD\w*):", compose, re.MULTILINE)
+    assert [name for name in variables if not name.endswith("_FILE")] == []
+    assert len(variables) == 3
+
+
 def test_the_benchmark_is_the_published_one() -> None:
     published = json.loads((PROJECT / "benchmarks" / "results" / "bench.json").read_text())
     contestants = ("service", "echo", "asyncpg", "fastapi", "pgbench")
