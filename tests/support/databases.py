@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import shutil
@@ -124,7 +125,12 @@ def in_thread(work: Callable[[], None]) -> None:
             failures.append(error)
 
     thread = threading.Thread(target=run, name="migrate")
-    thread.start()
-    thread.join()
+    # What gRPC has left behind must not be collected there: it would wait for a thread of its own, and for ever.
+    gc.disable()
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
     if failures:
         raise failures[0]
