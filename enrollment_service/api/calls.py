@@ -200,7 +200,7 @@ async def _answers(
 
 def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None
+    assert task is not None  # noqa: S101 - for the type checker
     return task
 
 
