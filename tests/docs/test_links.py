@@ -10,7 +10,8 @@ from tests.docs.documents import EVERYWHERE, PAGES, PROJECT, anchors, links, rea
 
 
 def test_all_pages_are_found() -> None:
-    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", *PAGES} <= set(EVERYWHERE)
+    others = {"CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"}
+    assert {*others, *PAGES} <= set(EVERYWHERE)
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
@@ -40,4 +41,4 @@ def test_no_page_has_two_headings_of_one_name(name: str) -> None:
 
 def test_the_readme_links_every_page() -> None:
     linked = {target for target, _ in links("README.md")}
-    assert {*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"} - {"README.md"} <= linked
+    assert {*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} - {"README.md"} <= linked
