@@ -14,6 +14,7 @@ from enrollment_service.cli.main import cli
 from enrollment_service.domain.errors import Reason
 from enrollment_service.settings import Settings
 from enrollment_service.store.faults import Fault
+from enrollment_service.store.rights import RIGHTS, VERSION_TABLE
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.docs.documents import (
     EVERYWHERE,
@@ -149,6 +150,16 @@ def test_what_is_said_of_each_mistake_stands_in_the_table() -> None:
     )
     faults = {fault for seen, *_ in table for fault in re.findall(r"fault `([A-Z]+)`", seen)}
     assert faults == {Fault.EXHAUSTED.name, Fault.MISCONFIGURED.name}
+
+
+def test_the_rights_of_the_role_that_serves_are_those_of_the_code() -> None:
+    table = {frozenset(quoted(row[0])): row[1] for row in rows(section("docs/operating.md", "Two roles"))}
+    changed = {rights.table for rights in RIGHTS if rights.update and rights.delete}
+    appended = {rights.table for rights in RIGHTS if not rights.update and not rights.delete}
+    assert len(changed) + len(appended) == len(RIGHTS)
+    assert "updates and deletes" in table[frozenset(changed)]
+    assert table[frozenset(appended)] == "Reads and appends."
+    assert table[frozenset({VERSION_TABLE})] == "Reads."
 
 
 def test_every_path_on_the_map_exists() -> None:
