@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+SBOM_TOOLS := $(VENV)/sbom
 PYTHONS := python3.13 python3.12 python3.11 python3
 PROTO := enrollment/v1/enrollment.proto
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1
@@ -13,7 +14,7 @@ COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --q
 COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long coverage check stubs migrate format lock bench demo clean
+.PHONY: help setup run test test-long coverage check stubs migrate format lock sbom bench demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,20 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE) --extra tracing --group dev --constraint requirements-tracing.lock --output-file requirements-dev.lock
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
+	$(COMPILE_BENCH) --output-file dev/requirements-sbom.lock dev/requirements-sbom.in
+
+sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the service is made of, with hashes (CycloneDX)
+	@mkdir -p build
+	@PYTHONPATH=$(SBOM_TOOLS) $(BIN)/python -W ignore -m cyclonedx_py requirements --output-reproducible \
+	  --pyproject pyproject.toml --output-file build/sbom.json requirements.lock
+	@echo "Wrote build/sbom.json"
+
+# In a folder of its own: thirty packages that nothing else needs.
+$(SBOM_TOOLS)/installed: dev/requirements-sbom.lock | $(INSTALLED)
+	@rm -rf $(SBOM_TOOLS)
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --target $(SBOM_TOOLS) \
+	  -r dev/requirements-sbom.lock
+	@touch $@
 
 bench: $(INSTALLED) ## Measure against echo and the peers, about twelve minutes (QUICK=1: four)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock

@@ -63,7 +63,7 @@ def _run(board: Board, console: Console) -> int:
 
 async def _play(board: Board, office: Office, console: Console) -> None:
     task = asyncio.current_task()
-    assert task is not None
+    assert task is not None  # noqa: S101 - for the type checker
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with asyncio.timeout(_LONGEST):

@@ -44,13 +44,13 @@ def migrate() -> None:
 def database() -> Iterator[Settings]:
     """Sets the environment to the dev profile and to a database that runs inside the block."""
     os.environ["ENROLLMENT_PROFILE"] = "dev"
-    settings = read_settings()  # what does not fit is said before anything is started
+    settings = read_settings(secrets=True)  # what does not fit is said before anything is started
     if settings.database_url:
         yield settings
         return
     with EmbeddedPostgres() as postgres:
         os.environ["ENROLLMENT_DATABASE_URL"] = postgres.url
-        yield read_settings()
+        yield read_settings(secrets=True)
 
 
 if __name__ == "__main__":

@@ -366,7 +366,8 @@ def _command_line(pid: int) -> str:
 def main() -> int:
     """Run the command line's command with ENROLLMENT_DATABASE_URL naming a scratch database."""
     with scratch_database() as url:
-        return subprocess.run(sys.argv[1:], env={**os.environ, "ENROLLMENT_DATABASE_URL": url}, check=False).returncode
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLMENT_DATABASE_")}
+        return subprocess.run(sys.argv[1:], env={**others, "ENROLLMENT_DATABASE_URL": url}, check=False).returncode
 
 
 if __name__ == "__main__":

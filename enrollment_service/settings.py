@@ -1,17 +1,27 @@
-"""Every setting and its default, read once from the environment (`ENROLLMENT_...`)."""
+"""Every setting and its default, read once from the environment (`ENROLLMENT_...`).
+
+A secret may come from a file instead: beside a field `x` stands `x_file`, and nothing more is needed for another one.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ENROLLMENT_"
 
 Profile = Literal["production", "dev"]
+
+
+class SecretFileError(Exception):
+    """A secret's file is of no use. The text names the setting, but no secret, nor what was taken for a path."""
 
 
 class Settings(BaseSettings):
@@ -22,6 +32,11 @@ class Settings(BaseSettings):
     profile: Profile = Field("production", description="`dev` switches reflection on and authentication off.")
     listen: str = Field("127.0.0.1:50051", description="Address and port to serve on.")
     database_url: str = Field("", repr=False, description="`postgresql://user:password@host:port/database`.")
+    database_url_file: Path | None = Field(None, repr=False, description="A file that holds the URL instead.")
+    database_password: str = Field("", repr=False, description="The password, as it is; then the URL has none.")
+    database_password_file: Path | None = Field(
+        None, repr=False, description="A file that holds the password instead; read anew for each connection."
+    )
     auth: str = Field("", description="`jwt`, `mtls`, `jwt,mtls` or `none`; unset: `none` in `dev`, else refused.")
     jwt_issuer: str = Field("", description="The `iss` of access tokens.")
     jwt_audience: str = Field("", description="What the `aud` of access tokens must contain.")
@@ -63,6 +78,17 @@ class Settings(BaseSettings):
     request_retention_hours: int = Field(72, ge=1, description="How long answers are kept for retries, in hours.")
     purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_come_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        read = {}
+        for name in cls.secrets():
+            if file := values.get(f"{name}_file"):
+                if values.get(name):
+                    raise ValueError(f"{_variable(name)} and {_variable(name)}_FILE are both set: leave one out")
+                read[name] = read_secret(file, f"{_variable(name)}_FILE")
+        return values | read
+
     @field_validator("listen")
     @classmethod
     def _address_has_port(cls, value: str) -> str:
@@ -98,6 +124,12 @@ class Settings(BaseSettings):
         if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
             raise ValueError("write postgresql://user:password@host:port/database")
         return f"postgresql://{rest}"
+
+    @model_validator(mode="after")
+    def _password_is_given_once(self) -> Settings:
+        if self.database_password and _has_password(self.database_url):
+            raise ValueError("the password is given twice: leave it out of the database's URL")
+        return self
 
     @field_validator("auth")
     @classmethod
@@ -159,7 +191,22 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls) -> set[str]:
         """The names of the environment variables that are settings."""
-        return {f"{PREFIX}{name.upper()}" for name in cls.model_fields}
+        return {_variable(name) for name in cls.model_fields}
+
+    @classmethod
+    def secrets(cls) -> list[str]:
+        """The names of the settings that may come from a file."""
+        return [name for name in cls.model_fields if f"{name}_file" in cls.model_fields]
+
+    @property
+    def password(self) -> Callable[[], str] | None:
+        """Gives the database's password to a new connection, as it is then; None where the URL is all there is.
+
+        It raises SecretFileError where the file cannot be read any more.
+        """
+        if self.database_password_file is not None:
+            return partial(read_secret, self.database_password_file, _variable("database_password_file"))
+        return (lambda: self.database_password) if self.database_password else None
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -170,7 +217,7 @@ class Settings(BaseSettings):
     def address(self) -> str:
         """Where a client on this machine reaches the server."""
         host, _, port = self.listen.rpartition(":")
-        local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - nothing is bound here
         return f"{local}:{port}"
 
     @property
@@ -188,6 +235,38 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def read_secret(file: str | Path, setting: str) -> str:
+    """The secret in a file, without the line break at its end.
+
+    Args:
+        file: where it is.
+        setting: what names the file, for the error.
+
+    Raises:
+        SecretFileError: the file cannot be read, is no text, or holds nothing.
+    """
+    try:
+        secret = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        # No path: somebody may have put the secret itself there.
+        raise SecretFileError(f"{setting}: the file cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise SecretFileError(f"{setting}: the file is not text in UTF-8") from None
+    if not secret:
+        raise SecretFileError(f"{setting}: the file is empty")
+    return secret
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _has_password(url: str) -> bool:
+    # Not with urlsplit, which takes offence at some URLs; what is wrong with those is said when they are used.
+    place, _, query = url.partition("://")[2].partition("?")
+    return ":" in place.partition("/")[0].rpartition("@")[0] or "password" in parse_qs(query)
 
 
 def _check_brackets(host: str, port: str) -> None:

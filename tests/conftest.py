@@ -61,6 +61,12 @@ async def database_url(postgres_server: PostgresServer, template: str) -> AsyncI
         yield url
 
 
+@pytest.fixture
+def app_url(postgres_server: PostgresServer, database_url: str) -> str:
+    """The test's database for a service: as the role that may only serve. `database_url` is for its owner."""
+    return postgres_server.app_url(database_url)
+
+
 @pytest.fixture(scope="session")
 def lived_in(postgres_server: PostgresServer, template: str) -> Iterator[str]:
     """The name of a database after `traffic`, to clone."""
@@ -68,7 +74,7 @@ def lived_in(postgres_server: PostgresServer, template: str) -> Iterator[str]:
 
     async def fill() -> None:
         await postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        async with service_on(postgres_server.url_of(name)) as service:
+        async with service_on(postgres_server.app_url(postgres_server.url_of(name))) as service:
             await traffic(service.client)
 
     asyncio.run(fill())
@@ -105,12 +111,12 @@ def service_log(session_log: ServiceLog) -> Iterator[ServiceLog]:
 
 
 @pytest.fixture
-async def start_service(database_url: str) -> AsyncIterator[StartService]:
+async def start_service(app_url: str) -> AsyncIterator[StartService]:
     """Starts services in this process; they are drained when the test is over."""
     async with AsyncExitStack() as stack:
 
         async def start(clock: Any = None, **settings: Any) -> Service:
-            return await stack.enter_async_context(service_on(database_url, clock, **settings))
+            return await stack.enter_async_context(service_on(app_url, clock, **settings))
 
         yield start
 
@@ -142,9 +148,9 @@ async def timed_client(start_service: StartService, clock: Clock) -> Client:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(app_url: str) -> AsyncIterator[Database]:
     """The test's database as the service has it."""
-    made = Database(settings_for(database_url))
+    made = Database(settings_for(app_url))
     yield made
     await made.close()
 
@@ -157,7 +163,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def processes(database_url: str, tmp_path: Path) -> AsyncIterator[Processes]:
+async def processes(app_url: str, tmp_path: Path) -> AsyncIterator[Processes]:
     """Starts server processes on the test's database."""
-    async with processes_on(database_url, tmp_path) as started:
+    async with processes_on(app_url, tmp_path) as started:
         yield started

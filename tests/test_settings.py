@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enrollment_service.settings import Settings
+from enrollment_service.settings import SecretFileError, Settings
+
+URL = "postgresql://u@h/db"
 
 JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_jwks": "/keys.json"}
 TLS = {"tls_cert": "/c", "tls_key": "/k"}
@@ -129,3 +133,106 @@ def test_settings_show_no_password() -> None:
     with pytest.raises(ValueError, match="postgresql") as failure:
         Settings(database_url="mysql://u:marked-password@h/db")
     assert "marked-password" not in str(failure.value)
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("postgres://u@h/db\n")
+    (tmp_path / "password").write_bytes(b"p: @/%C3%A4 \xc3\xa4\r\n")
+    monkeypatch.setenv("ENROLLMENT_DATABASE_URL_FILE", f"{tmp_path / 'url'}")
+    monkeypatch.setenv("ENROLLMENT_DATABASE_PASSWORD_FILE", f"{tmp_path / 'password'}")
+    settings = Settings()
+    assert settings.database_url == URL
+    assert settings.password is not None
+    assert settings.password() == "p: @/%C3%A4 ä"  # as it stands there, but for the line break at the end
+
+
+def test_a_password_is_the_one_that_the_file_has_now(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("old")
+    password = Settings(database_url=URL, database_password_file=file).password
+    assert password is not None
+    file.write_text("new\n")
+    assert password() == "new"
+    file.unlink()
+    with pytest.raises(SecretFileError, match="ENROLLMENT_DATABASE_PASSWORD_FILE: the file cannot be read"):
+        password()
+
+
+def test_a_password_may_be_a_variable_of_its_own_or_in_the_url() -> None:
+    password = Settings(database_url=URL, database_password="p@/").password
+    assert password is not None
+    assert password() == "p@/"
+    assert Settings(database_url="postgresql://u:p@h/db").password is None
+
+
+@pytest.mark.parametrize("name", Settings.secrets())
+def test_a_secret_and_its_file_are_not_both_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("postgresql://u:marked-password@h/db")
+    monkeypatch.setenv(f"ENROLLMENT_{name.upper()}", "postgresql://u:marked-password@h/db")
+    monkeypatch.setenv(f"ENROLLMENT_{name.upper()}_FILE", f"{tmp_path / 'secret'}")
+    variable = f"ENROLLMENT_{name.upper()}"
+    with pytest.raises(ValueError, match=f"{variable} and {variable}_FILE are both set: leave one out") as failure:
+        Settings()
+    assert "marked-password" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h/db",
+        "postgresql://u:@h/db",
+        "postgresql://h/db?user=u&password=p",
+        "postgresql://u:p@[::1/db",
+    ],
+)
+def test_a_password_is_not_given_twice(url: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("marked-password")
+    with pytest.raises(ValueError, match="given twice") as failure:
+        Settings(database_url=url, database_password_file=tmp_path / "password")
+    assert "marked-password" not in str(failure.value)
+    with pytest.raises(ValueError, match="given twice"):
+        Settings(database_url=url, database_password="p")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda file: file.parent, "the file cannot be read (No such file or directory)"),
+        (lambda file: file.mkdir(), "the file cannot be read (Is a directory)"),
+        (lambda file: file.write_text(""), "the file is empty"),
+        (lambda file: file.write_text("\r\n\n"), "the file is empty"),
+        (lambda file: file.write_bytes(b"\xff"), "the file is not text in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", Settings.secrets())
+def test_a_file_that_is_of_no_use_is_named_by_its_setting(
+    name: str, make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    """And not by its path, where somebody may have put the secret itself."""
+    file = tmp_path / "marked-password"
+    make(file)
+    with pytest.raises(SecretFileError) as failure:
+        Settings.model_validate({f"{name}_file": file})
+    assert str(failure.value) == f"ENROLLMENT_{name.upper()}_FILE: {said}"
+
+
+def test_another_secret_needs_a_field_and_a_field_for_its_file(tmp_path: Path) -> None:
+    class Extended(Settings):
+        token: str = ""
+        token_file: Path | None = None
+
+    (tmp_path / "token").write_text("t\n")
+    assert "token" in Extended.secrets()
+    assert Extended(token_file=tmp_path / "token").token == "t"
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("marked-password")
+    by_file = Settings(database_url=URL, database_password_file=tmp_path / "secret")
+    by_value = Settings(database_url=URL, database_password="marked-password")
+    (tmp_path / "secret").write_text("postgresql://u:marked-password@h/db")
+    for settings in (by_file, by_value, Settings(database_url_file=tmp_path / "secret")):
+        assert "marked-password" not in f"{settings!r} {settings} {settings.password!r}"

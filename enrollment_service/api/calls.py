@@ -286,7 +286,7 @@ def _host_of(peer: str) -> str:
 
 def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None
+    assert task is not None  # noqa: S101 - for the type checker
     return task
 
 

@@ -87,7 +87,7 @@ class _Chunks:
     def _accept(self) -> bool:
         """Takes on the chunk that has arrived; False where it was the end, or cannot be taken on."""
         arrived, self._arriving = self._arriving, None
-        assert arrived is not None
+        assert arrived is not None  # noqa: S101 - for the type checker
         try:
             chunk = arrived.result()
             if chunk is None:

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from pydantic import ValidationError
 
-from enrollment_service.settings import PREFIX, Settings
+from enrollment_service.cli.endings import UNUSABLE, end
+from enrollment_service.settings import PREFIX, SecretFileError, Settings
 
 UNFIT = 2
 
@@ -20,19 +21,28 @@ UNFIT = 2
 DEVELOPMENT = {"ENROLLMENT_DATA_DIR"}
 
 
-def read_settings(*, warn: bool = True) -> Settings:
-    """The settings from the environment; what there only looks like one is warned of."""
+def read_settings(*, warn: bool = True, secrets: bool = False) -> Settings:
+    """The settings from the environment; what there only looks like one is warned of.
+
+    Args:
+        warn: whether to warn.
+        secrets: whether to read the secrets that are in files. Who only calls a server needs none, and may not be
+            allowed to.
+    """
     if warn:
         _warn_of_unknown()
+    unread: dict[str, Any] = {} if secrets else dict.fromkeys(f"{name}_file" for name in Settings.secrets())
     try:
-        return Settings()
+        return Settings(**unread)
+    except SecretFileError as error:
+        end(str(error), UNUSABLE)
     except ValidationError as error:
         _end(*_problems(error))
 
 
 def read_settings_with_database(*, warn: bool = True) -> Settings:
     """The same for commands that need a database."""
-    settings = read_settings(warn=warn)
+    settings = read_settings(warn=warn, secrets=True)
     if not settings.database_url:
         _end(
             "Set ENROLLMENT_DATABASE_URL to postgresql://user:password@host:port/database. "

@@ -131,7 +131,10 @@ def _show(rows: Iterable[Rejected]) -> None:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
+    shown = text[:MAX_SHOWN_CHARACTERS]
+    # Whoever wrote the file must not command the terminal of whoever imports it.
+    safe = shown if shown.isprintable() else ascii(shown)
+    return safe if len(text) <= MAX_SHOWN_CHARACTERS else f"{safe}..."
 
 
 def _write(rows: Iterable[Rejected], file: TextIO) -> None:

@@ -110,7 +110,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     }:
         missing.insert(0, not_enrolled(command.student_id, command.from_course_id))
     _refuse_if(missing)
-    assert leaving is not None
+    assert leaving is not None  # noqa: S101 - for the type checker
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
     _refuse_if(_already_in(state, command.student_id, target))
     _refuse_if(entry_violations(target, state.now, waitlist=False))

@@ -25,7 +25,7 @@ async def purge_for_ever(database: Database, *, retention: timedelta, interval: 
     metrics.last_purge.set_to_current_time()
     while True:
         # Jittered, so that several servers do not do it together.
-        await asyncio.sleep(interval * random.uniform(0.5, 1.5))
+        await asyncio.sleep(interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         try:
             deleted = await purge_expired(database, retention)
         except Exception as error:  # noqa: BLE001 - housekeeping never ends the service; it tries again

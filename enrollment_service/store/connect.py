@@ -10,6 +10,8 @@ import asyncio
 import re
 import socket
 import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 from weakref import WeakKeyDictionary
 
@@ -22,6 +24,8 @@ _URL = re.compile(r"([^:]*://)([^/?#]*)(.*)", re.DOTALL)
 
 # Of several hosts each gets so long; those that were silent are asked again with twice the patience.
 HOST_SECONDS = 1.0
+# Nobody can slip a table of theirs under a name of ours: temporary ones come last, and no schema of a role's own first.
+SEARCH_PATH = {"search_path": "public, pg_temp"}
 # When the network swallows what was sent, or the other end has gone without a word, the kernel finds out by itself.
 UNACKNOWLEDGED_MS = 5_000
 KEEPALIVE_IDLE_SECONDS = 5
@@ -31,8 +35,19 @@ KEEPALIVE_COUNT = 3
 SHUN_SECONDS = 30.0
 # When each host was silent, by the monotonic clock.
 _silent_at: dict[str, float] = {}
-# Where each connection leads: the URL with its host alone.
-_urls: WeakKeyDictionary[DriverConnection, str] = WeakKeyDictionary()
+# Gives the password to whoever connects; None where the URL has it.
+Password: TypeAlias = Callable[[], str] | None
+
+
+class _Way(NamedTuple):
+    """How to come to one host: the URL with this host alone, and the password."""
+
+    url: str
+    password: Password
+
+
+# Where each connection leads.
+_ways: WeakKeyDictionary[DriverConnection, _Way] = WeakKeyDictionary()
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
@@ -42,7 +57,9 @@ _SOCKET_OPTIONS = (
 )
 
 
-async def connect(url: str, *, timeout_seconds: float, server_settings: dict[str, str]) -> DriverConnection:
+async def connect(
+    url: str, *, password: Password = None, timeout_seconds: float, server_settings: dict[str, str]
+) -> DriverConnection:
     """A connection to the first host of a URL that will have us.
 
     Raises:
@@ -51,10 +68,12 @@ async def connect(url: str, *, timeout_seconds: float, server_settings: dict[str
         MisconfiguredError: we were refused, and would be again.
     """
     with mistakes_named(url):
-        return await _first_willing(url, timeout_seconds, server_settings)
+        return await _first_willing(url, password, timeout_seconds, SEARCH_PATH | server_settings)
 
 
-async def _first_willing(url: str, timeout_seconds: float, server_settings: dict[str, str]) -> DriverConnection:
+async def _first_willing(
+    url: str, password: Password, timeout_seconds: float, server_settings: dict[str, str]
+) -> DriverConnection:
     hosts = sorted(one_by_one(url), key=_was_silent)
     patience = timeout_seconds if len(hosts) == 1 else HOST_SECONDS
     async with asyncio.timeout(timeout_seconds):
@@ -63,7 +82,9 @@ async def _first_willing(url: str, timeout_seconds: float, server_settings: dict
             unwilling: Exception | None = None
             for host in hosts:
                 try:
-                    connection = await asyncpg.connect(host, timeout=patience, server_settings=server_settings)
+                    connection = await asyncpg.connect(
+                        host, password=password, timeout=patience, server_settings=server_settings
+                    )
                 except TimeoutError:
                     silent.append(host)
                     _silent_at[host] = time.monotonic()
@@ -71,7 +92,7 @@ async def _first_willing(url: str, timeout_seconds: float, server_settings: dict
                 except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
                     unwilling = error
                 else:
-                    _urls[connection] = host
+                    _ways[connection] = _Way(host, password)
                     return _probed(connection)
             if not silent and unwilling is not None:
                 raise _as_lost(unwilling)
@@ -85,10 +106,11 @@ def _was_silent(host: str) -> bool:
 
 async def answers(connection: DriverConnection) -> bool:
     """Whether the server that a connection leads to answers a newcomer, be it with a refusal."""
+    url, password = _ways[connection]
     try:
-        newcomer = await asyncpg.connect(_urls[connection], timeout=HOST_SECONDS * 2)
+        newcomer = await asyncpg.connect(url, password=password, timeout=HOST_SECONDS * 2)
     except OSError:  # a TimeoutError is one
-        _silent_at[_urls[connection]] = time.monotonic()
+        _silent_at[url] = time.monotonic()
         return False
     except (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched):
         return True

@@ -17,6 +17,7 @@ from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
 from enrollment_service.store.probe import Probe
+from enrollment_service.store.rights import check_may_migrate
 from enrollment_service.store.transactions import HeldConnection, retried, told
 from enrollment_service.telemetry import metrics
 
@@ -135,6 +136,15 @@ class Database:
         if revision != SCHEMA_REVISION:
             raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
 
+    async def check_may_migrate(self) -> None:
+        """Returns if the role of the settings may change the schema.
+
+        Raises:
+            MisconfiguredError: it may not.
+        """
+        async with self._pool.taken() as connection:
+            await connection.run_sync(check_may_migrate)
+
     def cut(self) -> None:
         """Cuts all connections and opens no more: whoever still waits for the database is told at once."""
         self._held_pool.cut()
@@ -165,7 +175,11 @@ def build_engine(settings: Settings, **pool: Any) -> AsyncEngine:
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=partial(
-            connect, settings.database_url, timeout_seconds=settings.connect_timeout, server_settings=server_settings
+            connect,
+            settings.database_url,
+            password=settings.password,
+            timeout_seconds=settings.connect_timeout,
+            server_settings=server_settings,
         ),
         hide_parameters=True,
         **pool,

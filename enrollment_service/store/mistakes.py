@@ -13,12 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from enrollment_service.settings import SecretFileError
 from enrollment_service.store.faults import MisconfiguredError, explanation_of
 
 SETTING = "ENROLLMENT_DATABASE_URL"
 # By SQLSTATE or its class, what to look at.
 _HINTS = {
-    "28": f"check the user and the password in {SETTING}, and pg_hba.conf",
+    "28": f"check the user in {SETTING}, the password, and pg_hba.conf",
     "3D": f"create the database, or correct its name in {SETTING}",
     "42501": "grant the role what it lacks",
     # Whatever libpq does not know is handed to the server as a parameter of the session.
@@ -44,6 +45,8 @@ def mistakes_named(url: str) -> Iterator[None]:
         if hint := _HINTS.get(state) or _HINTS.get(state[:2]):
             raise MisconfiguredError(f"{explanation_of(error)}; {hint}", state) from error
         raise
+    except SecretFileError as error:
+        raise MisconfiguredError(str(error)) from error
     except asyncpg.ClientConfigurationError as error:
         raise MisconfiguredError(f"{SETTING}: {_first_line(error)}") from error
     except OSError as error:

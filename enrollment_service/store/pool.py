@@ -90,7 +90,7 @@ class Pool:
 async def driver_of(connection: AsyncConnection) -> DriverConnection:
     """The driver's own connection behind one of SQLAlchemy's."""
     driver: DriverConnection | None = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None
+    assert driver is not None  # noqa: S101 - for the type checker
     return driver
 
 

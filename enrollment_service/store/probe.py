@@ -60,7 +60,7 @@ class Probe:
         except BaseException:
             await self._held.discard()
             raise
-        assert row is not None
+        assert row is not None  # noqa: S101 - for the type checker
         if row["read_only"]:
             # The next question may lead to another server, after a failover.
             await self._held.discard()

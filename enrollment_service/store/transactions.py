@@ -64,7 +64,7 @@ async def retried(work: Callable[[], Awaitable[Result]]) -> Result:
             if tries >= _MAX_TRIES[fault]:
                 _log_cause(error)
                 raise DatabaseUnavailable from error
-        await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))
+        await asyncio.sleep(random.uniform(0, PAUSE_SECONDS * tries))  # noqa: S311 - no secret
 
 
 def snapshot(connection: DriverConnection) -> AbstractAsyncContextManager[Any]:

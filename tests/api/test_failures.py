@@ -155,6 +155,7 @@ async def test_a_query_that_the_database_chokes_on_fails_alone(
         f"CREATE VIEW students AS SELECT id, {unreadable}, email, create_time, update_time, version "
         "FROM readable_students"
     )
+    await connection.execute("GRANT SELECT ON students TO PUBLIC")
     for method in ("GetStudent", "ListStudentCourses"):
         calls = [client.call(method, student_id=student_id) for student_id in ids]
         answers = await asyncio.gather(*calls, return_exceptions=True)

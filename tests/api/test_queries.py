@@ -122,13 +122,13 @@ async def test_only_courses_whose_window_is_open_now_full_or_not(start_service: 
     assert await listed(only_open=True) == ["always", "full", "opened", "opens"]
 
 
-async def test_a_prefix_is_found_by_an_index(database_url: str, connection: Connection) -> None:
+async def test_a_prefix_is_found_by_an_index(app_url: str, connection: Connection) -> None:
     await connection.execute(
         "INSERT INTO students (full_name, email) "
         "SELECT md5(n::text), n || '@example.org' FROM generate_series(1, 9000) n"
     )
     await connection.execute("ANALYZE students")
-    async with service_on(database_url) as service:
+    async with service_on(app_url) as service:
         assert (await service.client.call("ListStudents", query="c4ca42")).students
     # Its connections are closed, so their statistics are in.
     scans = await connection.fetch("SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'students'")

@@ -257,7 +257,7 @@ async def test_the_same_call_many_times_at_once_has_one_effect(
 
 
 async def test_old_request_ids_are_forgotten_in_small_steps(
-    client: Client, connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    client: Client, connection: Connection, app_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     students, (course_id,) = await client.students(6), await client.courses(1)
     ids = [new_id() for _ in students]
@@ -274,7 +274,7 @@ async def test_old_request_ids_are_forgotten_in_small_steps(
 
     monkeypatch.setattr(requests, "purge", watched)
     monkeypatch.setattr(housekeeping, "STEP", 2)
-    database = Database(settings_for(database_url))
+    database = Database(settings_for(app_url))
     try:
         assert await purge_expired(database, timedelta(hours=72)) == 5
     finally:

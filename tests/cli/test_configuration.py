@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from enrollment_service.cli.main import cli
 from tests.support.client import client_of
-from tests.support.processes import EAGER, Processes, free_port
+from tests.support.processes import EAGER, Processes, free_port, run_command
+from tests.support.services import Service
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,37 @@ async def test_an_ipv6_address_without_brackets_is_refused(processes: Processes)
     process = processes.spawn(LISTEN="::1:6133")
     assert await process.ended() == 2
     assert process.errors == "ENROLLMENT_LISTEN: an IPv6 address needs brackets: [::1]:6133\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "verify"])
+@pytest.mark.parametrize("setting", ["DATABASE_URL", "DATABASE_PASSWORD"])
+async def test_a_secrets_file_that_is_of_no_use_is_one_line(command: str, setting: str, tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": "postgresql://u@127.0.0.1:1/db"} if setting == "DATABASE_PASSWORD" else {}
+    ended = await run_command(command, **variables, **{f"{setting}_FILE": f"{tmp_path / 'secret'}"})
+    assert (ended.returncode, ended.stderr) == (
+        78,
+        f"ENROLLMENT_{setting}_FILE: the file cannot be read (No such file or directory)\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+async def test_a_secret_that_is_given_twice_is_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://u:marked-password@h/db")
+    ended = await run_command(command, DATABASE_URL="postgresql://u@h/db", DATABASE_URL_FILE=f"{tmp_path / 'url'}")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "ENROLLMENT_DATABASE_URL and ENROLLMENT_DATABASE_URL_FILE are both set: leave one out\n",
+    )
+    ended = await run_command(command, DATABASE_URL="postgresql://u:p@h/db", DATABASE_PASSWORD="marked-password")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "the password is given twice: leave it out of the database's URL\n",
+    )
+
+
+async def test_who_only_calls_a_server_needs_no_secret(service: Service, tmp_path: Path) -> None:
+    """And is often not allowed to read it."""
+    secret = f"{tmp_path / 'nowhere'}"
+    for arguments in (["health"], ["call", "ListCourses", "{}"]):
+        ended = await run_command(*arguments, LISTEN=service.address, PROFILE="dev", DATABASE_URL_FILE=secret)
+        assert (ended.returncode, ended.stderr) == (0, "")

@@ -137,6 +137,20 @@ async def test_a_number_of_thousands_of_digits_is_a_rejected_row(processes: Proc
     assert await client.roster(course) == [student]
 
 
+async def test_what_stands_in_a_file_does_not_reach_the_terminal_as_a_command(
+    processes: Processes, tmp_path: Path
+) -> None:
+    process, _ = await processes.start()
+    file = tmp_path / "rows.csv"
+    file.write_text("student_id,course_id\n\x1b]0;title\x07,1\n\u202e1,\x9b2J\nÄrger,1\n")
+    done = await run_import(process.address, file)
+    assert done.returncode == 1
+    assert not {character for character in done.stdout if not (character.isprintable() or character == "\n")}
+    assert r"student '\x1b]0;title\x07', course 1: INVALID_FIELD" in done.stdout
+    assert r"student '\u202e1', course '\x9b2J': INVALID_FIELD" in done.stdout
+    assert "student Ärger, course 1: INVALID_FIELD" in done.stdout
+
+
 async def test_a_place_where_rejected_rows_cannot_go_is_noticed_before_anything_is_sent(
     processes: Processes, tmp_path: Path
 ) -> None:

@@ -38,6 +38,45 @@ async def test_a_role_that_may_not_create_tables_is_one_line(postgres_server: Po
     assert "SQLSTATE 42501" in line
 
 
+async def test_the_role_that_serves_is_sent_to_the_owner(
+    postgres_server: PostgresServer, app_url: str, connection: Connection
+) -> None:
+    """Whether there is something to migrate or not."""
+    owner = await connection.fetchval("SELECT current_user")
+    for revision in ("0005", "0004"):
+        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+        ended = await run_command("migrate", DATABASE_URL=app_url)
+        assert ended.returncode == 78
+        assert ended.stderr == (
+            f'the role "{postgres_server.app_role}" may not change the schema: migrate as its owner, "{owner}" '
+            "(SQLSTATE 42501)\n"
+        )
+
+
+async def test_a_role_that_is_to_serve_is_granted_its_rights(postgres_server: PostgresServer) -> None:
+    async with postgres_server.database() as url, connected(url) as connection, role_on(url, connection) as (role, _):
+        ended = await run_command("migrate", "--app-role", role, DATABASE_URL=url)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert await connection.fetchval("SELECT has_table_privilege($1, 'students', 'SELECT')", role)
+
+
+async def test_a_role_that_may_do_too_much_stops_the_migration(postgres_server: PostgresServer) -> None:
+    async with postgres_server.database() as url, connected(url) as connection, role_on(url, connection) as (role, _):
+        await connection.execute(f"GRANT CREATE ON SCHEMA public TO {role}")
+        ended = await run_command("migrate", "--app-role", role, DATABASE_URL=url)
+        assert ended.returncode == 78
+        assert ended.stderr == (
+            f'the role "{role}" may create objects in the schema public, which the service\'s role must not\n'
+        )
+        assert await connection.fetchval("SELECT to_regclass('students')") is None
+
+
+async def test_a_role_that_is_not_there_is_one_line(database_url: str) -> None:
+    ended = await run_command("migrate", "--app-role", "nobody here", DATABASE_URL=database_url)
+    assert ended.returncode == 78
+    assert ended.stderr == 'there is no role "nobody here": create it, or let the command `roles` do so\n'
+
+
 async def test_tables_that_are_in_the_way_are_one_line(postgres_server: PostgresServer) -> None:
     async with postgres_server.database() as url:
         async with connected(url) as connection:

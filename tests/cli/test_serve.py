@@ -58,16 +58,16 @@ async def test_a_mistake_that_stays_ends_the_server_with_one_line(
     mistake.check_line(ended.stderr)
 
 
-async def test_a_port_is_not_shared_with_another_server(service: Service, database_url: str) -> None:
-    ended = await run_command("serve", AUTH="none", DATABASE_URL=database_url, LISTEN=service.address)
+async def test_a_port_is_not_shared_with_another_server(service: Service, app_url: str) -> None:
+    ended = await run_command("serve", AUTH="none", DATABASE_URL=app_url, LISTEN=service.address)
     assert ended.returncode == 1
     assert "in use" in ended.stderr
     assert (await service.client.create_student()).student_id
 
 
-async def test_a_server_waits_for_its_database(processes: Processes, database_url: str) -> None:
+async def test_a_server_waits_for_its_database(processes: Processes, app_url: str) -> None:
     """It comes up before the database does; then it serves without having been started again."""
-    async with proxied(database_url) as (proxy, url):
+    async with proxied(app_url) as (proxy, url):
         proxy.refuse()
         process = processes.spawn(DATABASE_URL=url)
         client = await processes.client(process)

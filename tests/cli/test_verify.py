@@ -25,8 +25,8 @@ async def run_verify(url: str) -> subprocess.CompletedProcess[str]:
     return await run_command("verify", DATABASE_URL=url)
 
 
-async def test_the_command_says_ok(copy_url: str) -> None:
-    done = await run_verify(copy_url)
+async def test_the_command_says_ok(postgres_server: PostgresServer, copy_url: str) -> None:
+    done = await run_verify(postgres_server.app_url(copy_url))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("  ok\n") == len(CHECKS)
 

@@ -8,16 +8,21 @@ import pytest
 
 from tests.docs.documents import EVERYWHERE, PAGES, PROJECT, anchors, links, read
 
+# What an operator would fill in.
+EXAMPLES = ("https://login.example.org", "https://login.example.org/.well-known/jwks.json")
+
 
 def test_all_pages_are_found() -> None:
-    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", *PAGES} <= set(EVERYWHERE)
+    others = {"CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"}
+    assert {*others, *PAGES} <= set(EVERYWHERE)
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_links_stay_in_the_repository(name: str) -> None:
     folder = (PROJECT / name).parent
     targets = {target: (folder / target).resolve() for target, _ in links(name) if target}
-    assert set(re.findall(r"\w+://", read(name))) <= {"postgresql://", "dns://"}
+    assert set(re.findall(r"https?://[\w./-]+", read(name))) <= set(EXAMPLES)
+    assert set(re.findall(r"\w+://", read(name))) <= {"postgresql://", "dns://", "spiffe://", "https://"}
     assert [link for link, path in targets.items() if not (path.exists() and path.is_relative_to(PROJECT))] == []
 
 
@@ -40,4 +45,4 @@ def test_no_page_has_two_headings_of_one_name(name: str) -> None:
 
 def test_the_readme_links_every_page() -> None:
     linked = {target for target, _ in links("README.md")}
-    assert {*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"} - {"README.md"} <= linked
+    assert {*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} - {"README.md"} <= linked

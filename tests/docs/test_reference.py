@@ -14,6 +14,7 @@ from enrollment_service.cli.main import cli
 from enrollment_service.domain.errors import Reason
 from enrollment_service.settings import Settings
 from enrollment_service.store.faults import Fault
+from enrollment_service.store.rights import RIGHTS, VERSION_TABLE
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.docs.documents import (
     EVERYWHERE,
@@ -157,6 +158,16 @@ def test_what_is_said_of_each_mistake_stands_in_the_table() -> None:
     assert faults == {Fault.EXHAUSTED.name, Fault.MISCONFIGURED.name}
 
 
+def test_the_rights_of_the_role_that_serves_are_those_of_the_code() -> None:
+    table = {frozenset(quoted(row[0])): row[1] for row in rows(section("docs/operating.md", "Two roles"))}
+    changed = {rights.table for rights in RIGHTS if rights.update and rights.delete}
+    appended = {rights.table for rights in RIGHTS if not rights.update and not rights.delete}
+    assert len(changed) + len(appended) == len(RIGHTS)
+    assert "updates and deletes" in table[frozenset(changed)]
+    assert table[frozenset(appended)] == "Reads and appends."
+    assert table[frozenset({VERSION_TABLE})] == "Reads."
+
+
 def test_every_path_on_the_map_exists() -> None:
     (tree,) = [block for block in blocks("", read("README.md")) if block.startswith("protos/")]
     paths = []
@@ -178,9 +189,18 @@ def test_every_folder_of_the_service_is_on_the_map() -> None:
 
 
 def test_the_log_line_is_json_without_personal_data() -> None:
-    (line,) = [block for page in PAGES for block in blocks("json", read(page))]
+    (line,) = blocks("json", section("docs/operating.md", "Logs"))
     assert {"method", "code", "duration_ms", "peer"} <= set(json.loads(line))
     assert "example.org" not in line
+
+
+def test_the_compose_file_has_no_password() -> None:
+    compose = read("docker-compose.yml")
+    logins = re.findall(r"postgresql://([^@\s]*)@", compose)
+    assert logins == ["enrollment", "enrollment_migrator", "enrollment_app"]
+    variables = re.findall(r"^ +(\w*PASSWORD\w*):", compose, re.MULTILINE)
+    assert [name for name in variables if not name.endswith("_FILE")] == []
+    assert len(variables) == 3
 
 
 def test_the_benchmark_is_the_published_one() -> None:

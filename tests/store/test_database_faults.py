@@ -31,9 +31,9 @@ OTHERS = "datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
-async def broken(database_url: str) -> AsyncIterator[tuple[Proxy, Client]]:
+async def broken(app_url: str) -> AsyncIterator[tuple[Proxy, Client]]:
     """A service whose connections to the database can be broken."""
-    async with proxied(database_url) as (proxy, url), service_on(url) as service:
+    async with proxied(app_url) as (proxy, url), service_on(url) as service:
         yield proxy, service.client
 
 

@@ -48,19 +48,17 @@ def frozen_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def test_a_frozen_first_host_costs_about_a_second(
-    processes: Processes, database_url: str, frozen_port: int
-) -> None:
+async def test_a_frozen_first_host_costs_about_a_second(processes: Processes, app_url: str, frozen_port: int) -> None:
     started = time.monotonic()
-    process, client = await processes.start(DATABASE_URL=joined(moved(database_url, frozen_port), database_url))
+    process, client = await processes.start(DATABASE_URL=joined(moved(app_url, frozen_port), app_url))
     await use_every_path(client)
     assert time.monotonic() - started < 10
     assert process.errors == ""
 
 
-async def test_a_first_host_that_freezes_is_left_within_ten_seconds(database_url: str) -> None:
+async def test_a_first_host_that_freezes_is_left_within_ten_seconds(app_url: str) -> None:
     """Long before its statements would have timed out: whether it answers at all can be asked."""
-    async with proxied(database_url) as (proxy, first), service_on(joined(first, database_url)) as service:
+    async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
         await use_every_path(service.client)
         proxy.freeze()
         async with asyncio.timeout(10):

@@ -21,10 +21,10 @@ PATIENCE_SECONDS = 8.0
 
 
 @pytest.fixture
-async def silenced(database_url: str) -> AsyncIterator[tuple[Proxy, Service]]:
+async def silenced(app_url: str) -> AsyncIterator[tuple[Proxy, Service]]:
     """A service whose connections to the database can be made silent."""
     async with (
-        proxied(database_url) as (proxy, url),
+        proxied(app_url) as (proxy, url),
         service_on(url, statement_timeout_ms=STATEMENT_TIMEOUT_MS, connect_timeout=1.0) as service,
     ):
         yield proxy, service

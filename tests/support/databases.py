@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -33,10 +34,18 @@ class PostgresServer:
 
     url: str
     log_file: Path | None = None
+    # What services are to serve as: it has the rights that `migrate --app-role` gives, and no others.
+    app_role: str = field(default_factory=lambda: f"test_app_{secrets.token_hex(6)}")
 
     def url_of(self, name: str) -> str:
         """The URL of another database on it."""
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    def app_url(self, url: str) -> str:
+        """The URL of a database for a service."""
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{self.app_role}:{self.app_role}@{host}"))
 
     async def execute(self, statement: str) -> None:
         """Runs a statement that cannot be part of a transaction, like CREATE DATABASE."""
@@ -50,20 +59,24 @@ class PostgresServer:
         # The quicker way where nothing is flushed to disk, and its checkpoints keep the WAL small.
         await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         try:
+            # A copy has the rights on the tables, but not those on the database.
+            await self.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")
             yield self.url_of(name)
         finally:
             await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     @contextlib.contextmanager
     def template(self) -> Iterator[str]:
-        """The name of a database that is migrated and empty, for as long as the block lasts."""
+        """The name of a database that is migrated and empty, for as long as the block lasts, and so is the app role."""
         name = f"test_template_{secrets.token_hex(6)}"
         asyncio.run(self.execute(f"CREATE DATABASE {name}"))
+        asyncio.run(self.execute(f"CREATE ROLE {self.app_role} LOGIN PASSWORD '{self.app_role}'"))
         try:
-            migrate(self.url_of(name))
+            migrate(self.url_of(name), self.app_role)
             yield name
         finally:
             asyncio.run(self.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+            asyncio.run(self.execute(f"DROP ROLE {self.app_role}"))
 
 
 @contextlib.contextmanager
@@ -81,7 +94,7 @@ def embedded_server() -> Iterator[PostgresServer]:
 
 def _memory() -> Path | None:
     """A folder in memory where there is one with room: cloning a database is ten times as quick there as on a disk."""
-    memory = Path("/dev/shm")
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own in it, with a name that nobody can guess
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30
     return memory if roomy else None
 
@@ -96,9 +109,9 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, app_role: str | None = None) -> None:
     """Migrates a database with the project's own code."""
-    in_thread(lambda: run_migrations(url))
+    in_thread(lambda: run_migrations(url, app_role=app_role))
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -112,7 +125,12 @@ def in_thread(work: Callable[[], None]) -> None:
             failures.append(error)
 
     thread = threading.Thread(target=run, name="migrate")
-    thread.start()
-    thread.join()
+    # What gRPC has left behind must not be collected there: it would wait for a thread of its own, and for ever.
+    gc.disable()
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
     if failures:
         raise failures[0]

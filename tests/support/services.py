@@ -71,6 +71,7 @@ class Clock:
         """Makes the table, at START."""
         await self._connection.execute("CREATE TABLE test_clock (now timestamptz NOT NULL)")
         await self._connection.execute("INSERT INTO test_clock VALUES ($1)", START)
+        await self._connection.execute("GRANT SELECT ON test_clock TO PUBLIC")
 
     async def now(self) -> datetime:
         """The time it shows."""

@@ -103,7 +103,7 @@ async def test_keys_that_can_be_used_by_nobody_safely_are_left_out(
 ) -> None:
     private, other_use, secret = (SigningKey(name) for name in ("private", "enc", "secret"))
     weak = SigningKey("weak", "RS256")
-    weak.private = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    weak.private = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - on purpose
     entries = [
         weak.public(),
         private.public(d="AAAA"),
