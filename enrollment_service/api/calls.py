@@ -52,7 +52,7 @@ class Call:
         self.method = method
         self.peer = context.peer()
         self.started = time.perf_counter()
-        self.trace = tracing.begin(f"{_SERVICE}/{method}", context.invocation_metadata() or ())
+        self.trace = tracing.begin(_SERVICE, method, context.invocation_metadata() or ())
         self.caller: Caller = ANONYMOUS
         # When it ends, by the event loop's clock in seconds; None where the caller has set no deadline.
         self.deadline = _deadline_of(context)
