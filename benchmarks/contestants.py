@@ -41,9 +41,11 @@ ECHO = Contestant("echo", ("benchmarks.peers.echo", "{address}"))
 FASTAPI = Contestant("fastapi", ("benchmarks.peers.fastapi_peer", "{address}"))
 ASYNCPG = Contestant("asyncpg", ("benchmarks.peers.asyncpg_peer", "{address}"))
 BARE = Contestant("bare", ("benchmarks.peers.asyncpg_peer", "{address}", "--bare"))
-SERVICE = Contestant("service", ("enrollment_service", "serve"), {"ENROLLMENT_WORKERS": "1"}, reports_health=True)
+# As it is run: with its log, and with metrics.
+_SERVE, _METRICS = ("enrollment_service", "serve"), {"ENROLLMENT_METRICS_LISTEN": "127.0.0.1:0"}
+SERVICE = Contestant("service", _SERVE, {"ENROLLMENT_WORKERS": "1", **_METRICS}, reports_health=True)
 SERVICE_2_WORKERS = Contestant(
-    "service_2_workers", ("enrollment_service", "serve"), {"ENROLLMENT_WORKERS": "2"}, reports_health=True
+    "service_2_workers", _SERVE, {"ENROLLMENT_WORKERS": "2", **_METRICS}, reports_health=True
 )
 
 

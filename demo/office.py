@@ -137,6 +137,8 @@ class Office:
             "ENROLLMENT_DATABASE_URL": self._postgres.url,
             "ENROLLMENT_LISTEN": self.address,
             "ENROLLMENT_SHUTDOWN_GRACE": "5",
+            # To be watched from outside, if anybody wants to.
+            "ENROLLMENT_METRICS_LISTEN": os.environ.get("ENROLLMENT_METRICS_LISTEN", ""),
             # One line here stands for many callers, whose answers it swallows.
             "ENROLLMENT_MAX_STREAMS": "100",
         }

@@ -63,7 +63,7 @@ class App:
         self._housekeeping: asyncio.Task[None] | None = None
         parts = (self._writer, self._reader, self._students, self._courses, self._database, self._drain)
         self._sampler = Sampler([sample for part in parts for sample in part.samples()])
-        self._watching: list[asyncio.Task[None]] = []
+        self._sampling: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -83,7 +83,8 @@ class App:
             self.port = self._server.add_secure_port(self._settings.listen, credentials)
         await self._server.start()
         self._health.set(["", SERVICE, READY])
-        self._watching = [asyncio.create_task(self._sampler.run()), asyncio.create_task(self._readiness.run())]
+        self._readiness.begin()
+        self._sampling = asyncio.create_task(self._sampler.run())
         self._housekeeping = asyncio.create_task(
             purge_for_ever(
                 self._database,
@@ -105,15 +106,10 @@ class App:
         await self._finish_calls()
         await self._finish_batches(patience_ends)
         await self._authentication.stop()
-        await self._stop_watching()
         await self._database.close()
-
-    async def _stop_watching(self) -> None:
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        await self._readiness.close()
-        self._sampler.look()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            self._sampler.look()
 
     async def _finish_calls(self) -> None:
         """Lets calls end; who is still under way after the grace is told before gRPC ends the call without a word."""
@@ -130,7 +126,7 @@ class App:
 
     async def _finish_batches(self, patience_ends: float) -> None:
         """Lets batches under way commit, and cuts those that the database or a lock holds up."""
-        parts = (self._writer, self._reader, self._students, self._courses)
+        parts = (self._writer, self._reader, self._students, self._courses, self._readiness)
         closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()

@@ -69,7 +69,7 @@ class Call:
         self.peer = context.peer()
         self.started = time.perf_counter()
         self.metadata: tracing.Metadata = context.invocation_metadata() or ()
-        self.trace = tracing.begin(f"{_SERVICE}/{method}", self.metadata)
+        self.trace = tracing.begin(_SERVICE, method, self.metadata)
         self.caller: Caller = NOBODY
         # When what proves the caller expires, in seconds since the epoch.
         self.expires = math.inf

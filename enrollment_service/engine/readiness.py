@@ -38,9 +38,20 @@ class Readiness:
         self._misses = 0
         self._writes_seen = 0
         self._ready = True
+        self._looking: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Looks until it is cancelled."""
+    def begin(self) -> None:
+        """Looks from now on, until it is closed."""
+        self._looking = asyncio.create_task(self._look_for_ever())
+
+    async def close(self) -> None:
+        """Looks no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+        await self._probe.close()
+
+    async def _look_for_ever(self) -> None:
         clock = asyncio.get_running_loop().time
         metrics.ready.set(1)
         try:
@@ -53,10 +64,6 @@ class Readiness:
             if self._asking is not None:
                 self._asking.cancel()
                 await asyncio.wait({self._asking})
-
-    async def close(self) -> None:
-        """Gives the connection back, once nobody looks any more."""
-        await self._probe.close()
 
     async def _look(self) -> State | None:
         """The state of the database; None where there is no answer yet, or will be none."""

@@ -72,5 +72,5 @@ class Probe:
         return revision is not None and revision.isdigit() and revision >= self._revision
 
     async def close(self) -> None:
-        """Gives the connection back."""
-        await self._held.close()
+        """Throws the connection away: to say goodbye might take long, and nothing is under way there."""
+        await self._held.discard()

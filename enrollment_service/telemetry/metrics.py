@@ -47,7 +47,9 @@ def _gauge(name: str, says: str, *labels: str, of_all: Literal["livesum", "livem
 # --- calls --------------------------------------------------------------------------------------------------------
 
 _calls = _counter("calls", "Calls that have ended, by what they were answered.", "method", "code", "reason")
-_call_seconds = _histogram("call_duration_seconds", "How long calls took, from the first byte to the answer.", "method")
+_call_seconds = _histogram(
+    "call_duration_seconds", "How long calls took, from when gRPC handed them over to the answer.", "method"
+)
 _under_way = _gauge("calls_under_way", "Calls that are being served now.", "kind")
 calls_under_way = _under_way.labels("call")
 streams_under_way = _under_way.labels("stream")

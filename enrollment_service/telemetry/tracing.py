@@ -66,11 +66,11 @@ _NONE = Trace("")
 _NOBODY = nullcontext()
 
 
-def begin(method: str, metadata: Metadata) -> Trace:
+def begin(service: str, method: str, metadata: Metadata) -> Trace:
     """Begins the trace of a call, in the task that serves it; where spans are made, one for the call."""
     trace_id = trace_id_of(metadata)
     if _spans is not None:
-        return _spans.begin(method, metadata if trace_id else ())
+        return _spans.begin(f"{service}/{method}", metadata if trace_id else ())
     return Trace(trace_id) if trace_id else _NONE
 
 

@@ -21,7 +21,7 @@ from tests.docs.documents import rows, section
 from tests.support.client import Client
 from tests.support.debian import program
 from tests.support.exposition import Exposed, scraped
-from tests.support.processes import Processes, free_port
+from tests.support.processes import PROJECT, Processes, free_port
 from tests.support.promql import (
     DASHBOARD,
     FOLDER,
@@ -236,12 +236,21 @@ def test_every_panel_says_what_it_shows_and_where_from() -> None:
 
 
 def test_every_alert_has_its_runbook() -> None:
-    table = {row[0].strip("`"): row for row in rows(section("docs/operating.md", "Alerts"))}
+    table = {row[0].strip("`"): row for row in rows(section("docs/operating.md", "Alerts")) if len(row) == 4}
     assert set(table) == set(alerts())
     for name, alert in alerts().items():
         assert alert["annotations"]["runbook"] == "docs/operating.md#alerts"
         assert alert["labels"]["severity"] == table[name][1], name
         assert re.search(r"\w{3}", table[name][3]), name
+
+
+def test_the_pictures_are_of_panels() -> None:
+    shown = [row for row in rows(section("docs/operating.md", "Alerts")) if len(row) == 2]
+    assert {row[0] for row in shown} <= {panel["title"] for panel in panels()}
+    assert len(shown) == 4
+    for _, picture in shown:
+        (path,) = re.findall(r"\((images/\w+\.png)\)", picture)
+        assert 1_000 < (PROJECT / "docs" / path).stat().st_size < 100_000
 
 
 def test_alertmanager_knows_the_alerts_that_it_names() -> None:

@@ -104,6 +104,8 @@ async def test_what_is_watched_for_is_there_before_it_happens(processes: Process
     for reason in ("", "INTERNAL", "DATABASE_UNAVAILABLE", "OVERLOADED"):
         found = [labels for labels, value in exposed.series["enrollment_calls_total"] if labels["reason"] == reason]
         assert {labels["method"] for labels in found} == {method.name for method in SERVICE.methods}
+    refused_for = {labels["reason"]: value for labels, value in exposed.series["enrollment_refused_total"]}
+    assert refused_for["COURSE_FULL"] == refused_for["WAITLIST_FULL"] == refused_for["ENROLLMENT_CLOSED"] == 0
 
 
 async def test_calls_that_are_turned_away_are_counted(processes: Processes, database_url: str) -> None:
