@@ -18,7 +18,6 @@ from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
-from enrollment_service.engine.creator import course_creator, student_creator
 from enrollment_service.engine.housekeeping import purge_for_ever
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.writer import Writer
@@ -46,11 +45,9 @@ class App:
         self._database = Database(settings, clock)
         self._writer = Writer(self._database, settings)
         self._reader = Reader(self._database, settings)
-        self._students = student_creator(self._database, settings)
-        self._courses = course_creator(self._database, settings)
         self._health = Health()
         self._drain = Drain()
-        servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
+        servicer = Servicer(self._writer, self._reader, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
         self.port = 0
@@ -102,7 +99,7 @@ class App:
 
     async def _finish_batches(self, patience_ends: float) -> None:
         """Lets batches under way commit, and cuts those that the database or a lock holds up."""
-        parts = (self._writer, self._reader, self._students, self._courses)
+        parts = (self._writer, self._reader)
         closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()

@@ -19,6 +19,8 @@ from enrollment_service.api.pages import IDS, Page
 from enrollment_service.api.timestamps import moment_of
 from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.commands import (
+    CreateCourse,
+    CreateStudent,
     DeleteCourse,
     DeleteStudent,
     Enroll,
@@ -66,12 +68,12 @@ def _refuse_if(found: Sequence[Violation]) -> None:
 # --- students ---------------------------------------------------------------------------------------------------
 
 
-def create_student(request: pb.CreateStudentRequest, _: Caller) -> NewStudent:
+def create_student(request: pb.CreateStudentRequest, caller: Caller) -> CreateStudent:
     """A student to create."""
     found: list[Violation] = []
     _check_student(found, request.student, _STUDENT_FIELDS)
     _refuse_if(found)
-    return NewStudent(request.student.full_name, request.student.email)
+    return CreateStudent(caller=caller, student=NewStudent(request.student.full_name, request.student.email))
 
 
 def get_student(request: pb.GetStudentRequest, _: Caller) -> StudentQuery:
@@ -124,12 +126,12 @@ def _check_student(found: list[Violation], student: pb.Student, names: Iterable[
 # --- courses ----------------------------------------------------------------------------------------------------
 
 
-def create_course(request: pb.CreateCourseRequest, _: Caller) -> NewCourse:
+def create_course(request: pb.CreateCourseRequest, caller: Caller) -> CreateCourse:
     """A course to create."""
     found: list[Violation] = []
     _check_course(found, request.course, _COURSE_FIELDS)
     _refuse_if(found or _window_order(request.course, lambda opens, closes: opens < closes))
-    return NewCourse(**_course_values(request.course, _COURSE_FIELDS))
+    return CreateCourse(caller=caller, course=NewCourse(**_course_values(request.course, _COURSE_FIELDS)))
 
 
 def get_course(request: pb.GetCourseRequest, _: Caller) -> CourseQuery:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.domain.errors import Reason
-from enrollment_service.domain.records import CountedCourse, EnrollmentView, Student
+from enrollment_service.domain.records import CountedCourse, EnrollmentView, NewCourse, NewStudent, Student
 
 
 class EnrollmentsAnswer(NamedTuple):
@@ -68,6 +68,8 @@ class Command(Generic[A]):
 
     # Whether its answer shows the courses; a replay then adds today's.
     shows_courses: ClassVar[bool] = False
+    # Whether it makes something new, under a unique key that others may be about to take.
+    creates: ClassVar[bool] = False
 
     @property
     def locks(self) -> tuple[int, ...]:
@@ -188,6 +190,15 @@ class Reconcile(Command[ReconcileAnswer]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
+class CreateCourse(Command[CountedCourse]):
+    """Create a course."""
+
+    course: NewCourse
+
+    creates: ClassVar[bool] = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class UpdateCourse(Command[CountedCourse]):
     """Change fields of a course, by their names in `records.Course`; promotes whom the change lets in."""
 
@@ -223,6 +234,15 @@ class DeleteCourse(Command[Done]):
     @property
     def weight(self) -> int:
         return FORCED_COURSE_WEIGHT if self.force else 1
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class CreateStudent(Command[Student]):
+    """Create a student."""
+
+    student: NewStudent
+
+    creates: ClassVar[bool] = True
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -14,6 +14,8 @@ from typing import Any
 from enrollment_service.domain.commands import (
     Answer,
     Command,
+    CreateCourse,
+    CreateStudent,
     DeleteCourse,
     DeleteStudent,
     Done,
@@ -32,7 +34,9 @@ from enrollment_service.domain.errors import (
     Reason,
     Refusal,
     Violation,
+    code_taken,
     course_not_found,
+    email_taken,
     etag_mismatch,
     invalid_field,
     not_enrolled,
@@ -178,6 +182,14 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
 # --- courses and students ---------------------------------------------------------------------------------------
 
 
+def create_course(state: State, command: CreateCourse) -> CountedCourse:
+    """A course begins, unless another has its code; whether one has, the insert has found out."""
+    course = state.new_courses.get(command)
+    if course is None:
+        raise code_taken(state.owners.get(command))
+    return state.open_course(course).counted
+
+
 def update_course(state: State, command: UpdateCourse) -> CountedCourse:
     """Fields of a course change; seats that this frees or opens go to the waiters at once."""
     _refuse_if(_missing_courses(state, command.locks))
@@ -204,6 +216,14 @@ def delete_course(state: State, command: DeleteCourse) -> Done:
         state.drop(enrollment, seats, cause)
     state.delete_course(command.course_id)
     return Done()
+
+
+def create_student(state: State, command: CreateStudent) -> Student:
+    """A student begins, unless another has the e-mail address; whether one has, the insert has found out."""
+    student = state.new_students.get(command)
+    if student is None:
+        raise email_taken(state.owners.get(command))
+    return student
 
 
 def update_student(state: State, command: UpdateStudent) -> Student:
@@ -239,8 +259,10 @@ _RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
     Swap: swap,
     Import: import_rows,
     Reconcile: reconcile,
+    CreateCourse: create_course,
     UpdateCourse: update_course,
     DeleteCourse: delete_course,
+    CreateStudent: create_student,
     UpdateStudent: update_student,
     DeleteStudent: delete_student,
 }

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from enrollment_service.domain.commands import Command
 from enrollment_service.domain.records import (
     DROPPED,
     ENROLLED,
@@ -85,11 +86,16 @@ class State:
     enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
     students: dict[int, Student] = field(default_factory=dict)
     missing_students: set[int] = field(default_factory=set)
+    # What was inserted for the commands that create something, and the ids of those who have the key of the others.
+    new_students: dict[Command[Any], Student] = field(default_factory=dict)
+    new_courses: dict[Command[Any], Course] = field(default_factory=dict)
+    owners: dict[Command[Any], int] = field(default_factory=dict)
 
     events: list[Event] = field(default_factory=list)
     # Whether the row of a touched pair was in the database before the batch.
     existed: dict[Pair, bool] = field(default_factory=dict)
     touched_courses: set[int] = field(default_factory=set)
+    opened_courses: set[int] = field(default_factory=set)
     # The names of the fields that are new, by the id of the course.
     changed_courses: dict[int, set[str]] = field(default_factory=dict)
     changed_students: set[int] = field(default_factory=set)
@@ -166,6 +172,25 @@ class State:
             promoted.append(student_id)
         return promoted
 
+    def open_course(self, course: Course) -> Seats:
+        """Gives a new course its seats, all of them free."""
+        seats = Seats(
+            course.course_id,
+            course,
+            course.capacity,
+            course.waitlist_capacity,
+            course.enroll_open_time,
+            course.enroll_close_time,
+            enrolled_count=0,
+            waitlisted_count=0,
+            last_sequence=0,
+            last_event_time=None,
+            queue_whole=True,
+        )
+        self.seats[course.course_id] = seats
+        self.opened_courses.add(course.course_id)
+        return seats
+
     def change_course(self, seats: Seats, course: Course) -> None:
         """Replaces what clients write of a course."""
         new = {name for name, old, wanted in zip(Course._fields, seats.course, course, strict=True) if wanted != old}
@@ -213,9 +238,13 @@ class State:
                 (updated if self.existed[pair] else inserted).append(enrollment)
         return inserted, updated, deleted
 
+    def opened_seats(self) -> Iterable[Seats]:
+        """The seat rows that are new, by ascending id."""
+        return [self.seats[course_id] for course_id in sorted(self.opened_courses)]
+
     def touched_seats(self) -> Iterable[Seats]:
         """The seat rows to write back, by ascending id."""
-        return [self.seats[course_id] for course_id in sorted(self.touched_courses)]
+        return [self.seats[course_id] for course_id in sorted(self.touched_courses - self.opened_courses)]
 
     def _enter(self, student_id: int, seats: Seats, state: int, cause: Cause) -> Enrollment:
         course_id = seats.course_id

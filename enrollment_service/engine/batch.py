@@ -13,7 +13,7 @@ from enrollment_service.domain.footprint import Footprint, Row
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
-from enrollment_service.engine.loading import lock_and_load
+from enrollment_service.engine.loading import insert_new, lock_and_load
 from enrollment_service.store import courses, requests, seats, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
@@ -86,6 +86,7 @@ async def _claim(commands: Iterable[Command[Any]], connection: DriverConnection)
 async def _decide(state: State, commands: Sequence[Command[Any]], connection: DriverConnection) -> Outcomes:
     if not commands:
         return {}
+    await insert_new(connection, state, commands)
     answers, changes = await _worked_out(state, commands)
     outcomes: Outcomes = dict(zip(commands, answers, strict=True))
     await _apply(state, changes, connection)

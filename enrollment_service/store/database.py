@@ -26,9 +26,9 @@ Clock: TypeAlias = ColumnElement[datetime]
 # in order, so that one that this code does not know yet is known to be newer.
 SCHEMA_REVISION = "0005"
 
-# Connections that are held, at the most: by the reader and the two creators one each, by the writer's lanes five, and
-# by the housekeeping while it is at work.
-MAX_HELD = 9
+# Connections that are held, at the most: by the reader one, by the writer's lanes six, and by the housekeeping one
+# while it is at work.
+MAX_HELD = 8
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -243,6 +243,7 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
 MAX_EVENTS_BY_ARRAYS = 500
 
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
+_OPENED_COLUMNS = [*LockedSeats._fields[:-1]]  # the version begins at 1
 _as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
 
 
@@ -288,6 +289,10 @@ def _update_counts(rows: Any) -> CTE:
     )
 
 
+def _insert_seats(rows: Any) -> CTE:
+    return insert(SeatsRow).from_select(_OPENED_COLUMNS, select(*rows.c)).cte("opened")
+
+
 def _append_events(rows: Any) -> CTE:
     return insert(EventRow).from_select(list(Event._fields), select(*rows.c)).cte("logged")
 
@@ -317,6 +322,20 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
         _update_rows,
     ),
     "delete": ({"gone_students": bigint, "gone_courses": bigint}, _delete_rows),
+    "open": (
+        {
+            "opened_courses": bigint,
+            "opened_capacities": integer,
+            "opened_waitlists": integer,
+            "opened_open_times": timestamp,
+            "opened_close_times": timestamp,
+            "opened_enrolled": integer,
+            "opened_waitlisted": integer,
+            "opened_sequences": bigint,
+            "opened_times": timestamp,
+        },
+        _insert_seats,
+    ),
     "count": (
         {
             "seat_courses": bigint,
@@ -374,6 +393,7 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
         "insert": _transposed(map(_as_row, inserted)),
         "update": _transposed(map(_as_row, updated)),
         "delete": _transposed(deleted),
+        "open": _transposed(map(attrgetter(*_OPENED_COLUMNS), state.opened_seats())),
         "count": _transposed(map(_as_counts, state.touched_seats())),
         "log": _transposed(events),
     }
