@@ -50,6 +50,7 @@ from enrollment_service.domain.records import (
     CountedCourse,
     Enrollment,
     EnrollmentView,
+    ServiceReason,
     Student,
 )
 from enrollment_service.domain.state import Cause, Seats, State
@@ -118,7 +119,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
     _refuse_if(_already_in(state, command.student_id, target))
     _refuse_if(entry_violations(target, state.now, waitlist=False))
-    cause = _cause(command, "swap")
+    cause = _cause(command, ServiceReason.SWAP)
     dropped = state.drop(leaving, source, cause)
     state.promote(source, cause)
     entered = state.seat(command.student_id, target, cause)
@@ -129,7 +130,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
 
 def import_rows(state: State, command: Import) -> ImportAnswer:
     """Many students enter many courses, row by row; what a row is refused for is reported, not raised."""
-    cause = _cause(command, "import")
+    cause = _cause(command, ServiceReason.IMPORT)
     counts = {ENROLLED: 0, WAITLISTED: 0}
     already = 0
     rejected: list[tuple[int, Reason]] = []
@@ -164,7 +165,7 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     leaving = [enrollment for enrollment in present if enrollment.student_id not in wanted]
     staying = {enrollment.student_id for enrollment in present if enrollment.state == ENROLLED} & wanted
     _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
-    cause = _cause(command, "reconcile")
+    cause = _cause(command, ServiceReason.RECONCILE)
     for enrollment in leaving:
         state.drop(enrollment, seats, cause)
         if enrollment.state == ENROLLED:
@@ -187,7 +188,7 @@ def create_course(state: State, command: CreateCourse) -> CountedCourse:
     course = state.new_courses.get(command)
     if course is None:
         raise code_taken(state.owners.get(command))
-    return state.open_course(course).counted
+    return state.open_course(course, _cause(command)).counted
 
 
 def update_course(state: State, command: UpdateCourse) -> CountedCourse:
@@ -198,9 +199,10 @@ def update_course(state: State, command: UpdateCourse) -> CountedCourse:
     wanted = seats.course._replace(**_seat_rules(seats))._replace(**command.changes)
     _refuse_if(_window_order(seats, wanted.enroll_open_time, wanted.enroll_close_time))
     _refuse_if(_capacity_below(seats, wanted.capacity))
+    cause = _cause(command)
     if wanted != seats.course:
-        state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now))
-    state.promote(seats, _cause(command))
+        state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now), cause)
+    state.promote(seats, cause)
     return seats.counted
 
 
@@ -211,10 +213,10 @@ def delete_course(state: State, command: DeleteCourse) -> Done:
     _check_course_etag(seats, command.etag)
     if not command.force:
         _refuse_if(_has_enrollments(f"courses/{command.course_id}", seats.enrolled_count, seats.waitlisted_count))
-    cause = _cause(command, "course_deleted")
+    cause = _cause(command, ServiceReason.COURSE_DELETED)
     for enrollment in state.enrollments_of(course_id=command.course_id):
         state.drop(enrollment, seats, cause)
-    state.delete_course(command.course_id)
+    state.delete_course(seats, cause)
     return Done()
 
 
@@ -244,7 +246,7 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
     if not command.force:
         waiting = sum(enrollment.state == WAITLISTED for enrollment in held)
         _refuse_if(_has_enrollments(f"students/{command.student_id}", len(held) - waiting, waiting))
-    cause = _cause(command, "student_deleted")
+    cause = _cause(command, ServiceReason.STUDENT_DELETED)
     for enrollment in held:
         seats = state.seats[enrollment.course_id]
         state.drop(enrollment, seats, cause)

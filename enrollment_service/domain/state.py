@@ -16,21 +16,26 @@ from uuid import UUID
 
 from enrollment_service.domain.commands import Command
 from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    COURSE_UPDATED,
     DROPPED,
     ENROLLED,
     NO_STATE,
+    OF_ENROLLMENT,
     WAITLISTED,
     CountedCourse,
     Course,
     Enrollment,
     Event,
+    NewCourse,
+    ServiceReason,
     Student,
 )
 
 Pair = tuple[int, int]
 # What to insert, update and delete in `student_courses`.
 NetChanges: TypeAlias = tuple[list[Enrollment], list[Enrollment], list[Pair]]
-PROMOTION = "waitlist_promotion"
 
 
 class Cause(NamedTuple):
@@ -158,7 +163,7 @@ class State:
         """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
         promoted: list[int] = []
         closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
-        cause = cause._replace(reason=PROMOTION)
+        cause = cause._replace(reason=ServiceReason.PROMOTION)
         while seats.waitlisted_count and seats.has_room and not closed:
             student_id, _ = seats.queue.popitem(last=False)
             waiting = self.enrollments[student_id, seats.course_id]
@@ -172,7 +177,7 @@ class State:
             promoted.append(student_id)
         return promoted
 
-    def open_course(self, course: Course) -> Seats:
+    def open_course(self, course: Course, cause: Cause) -> Seats:
         """Gives a new course its seats, all of them free."""
         seats = Seats(
             course.course_id,
@@ -189,10 +194,11 @@ class State:
         )
         self.seats[course.course_id] = seats
         self.opened_courses.add(course.course_id)
+        self._log_course(seats, COURSE_CREATED, None, cause)
         return seats
 
-    def change_course(self, seats: Seats, course: Course) -> None:
-        """Replaces what clients write of a course."""
+    def change_course(self, seats: Seats, course: Course, cause: Cause) -> None:
+        """Replaces what clients write of a course, by something else."""
         new = {name for name, old, wanted in zip(Course._fields, seats.course, course, strict=True) if wanted != old}
         seats.course = course
         seats.capacity = course.capacity
@@ -201,9 +207,12 @@ class State:
         seats.enroll_close_time = course.enroll_close_time
         self.changed_courses.setdefault(course.course_id, set()).update(new)
         self.touched_courses.add(course.course_id)
+        self._log_course(seats, COURSE_UPDATED, tuple(name for name in NewCourse._fields if name in new), cause)
 
-    def delete_course(self, course_id: int) -> None:
+    def delete_course(self, seats: Seats, cause: Cause) -> None:
         """Removes a course that nobody is in any more."""
+        course_id = seats.course_id
+        self._log_course(seats, COURSE_DELETED, None, cause)
         del self.seats[course_id]
         self.touched_courses.discard(course_id)
         self.changed_courses.pop(course_id, None)
@@ -266,6 +275,23 @@ class State:
         self.touched_courses.add(seats.course_id)
 
     def _log(self, seats: Seats, student_id: int, previous: int, state: int, position: int, cause: Cause) -> Event:
+        return self._append(seats, OF_ENROLLMENT, student_id, previous, state, position, None, cause)
+
+    def _log_course(self, seats: Seats, kind: int, changed_fields: tuple[str, ...] | None, cause: Cause) -> None:
+        self._append(seats, kind, None, NO_STATE, NO_STATE, 0, changed_fields, cause)
+
+    def _append(
+        self,
+        seats: Seats,
+        kind: int,
+        student_id: int | None,
+        previous: int,
+        state: int,
+        position: int,
+        changed_fields: tuple[str, ...] | None,
+        cause: Cause,
+    ) -> Event:
+        """Adds an event to the log of a course; whoever calls this has brought the counts up to date."""
         seats.last_sequence += 1
         # The clock of a database may be set back; the log of a course may not.
         if seats.last_event_time is None or self.now > seats.last_event_time:
@@ -273,10 +299,15 @@ class State:
         event = Event(
             seats.course_id,
             seats.last_sequence,
+            kind,
             student_id,
             previous,
             state,
             position,
+            seats.enrolled_count,
+            seats.waitlisted_count,
+            seats.capacity,
+            changed_fields,
             seats.last_event_time,
             *cause,
         )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     true,
     update,
@@ -243,6 +244,8 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
 MAX_EVENTS_BY_ARRAYS = 500
 
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
+_COMMA: ColumnElement[str] = literal_column("','")
+_CHANGES = Event._fields.index("changed_fields")
 _OPENED_COLUMNS = [*LockedSeats._fields[:-1]]  # the version begins at 1
 _as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
 
@@ -294,7 +297,9 @@ def _insert_seats(rows: Any) -> CTE:
 
 
 def _append_events(rows: Any) -> CTE:
-    return insert(EventRow).from_select(list(Event._fields), select(*rows.c)).cte("logged")
+    # An array of arrays would come out of `unnest` flat, so the names of changed fields come as one text.
+    columns = [func.string_to_array(column, _COMMA) if column.key == "event_changes" else column for column in rows.c]
+    return insert(EventRow).from_select(list(Event._fields), select(*columns)).cte("logged")
 
 
 # Each part of the one statement: its parameters, and how it is written on the rows that they make.
@@ -351,10 +356,15 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
         {
             "event_courses": bigint,
             "event_sequences": bigint,
+            "event_kinds": smallint,
             "event_students": bigint,
             "event_previous": smallint,
             "event_states": smallint,
             "event_positions": integer,
+            "event_enrolled": integer,
+            "event_waitlisted": integer,
+            "event_capacities": integer,
+            "event_changes": text,
             "event_times": timestamp,
             "event_requests": uuid,
             "event_actors": text,
@@ -395,7 +405,7 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
         "delete": _transposed(deleted),
         "open": _transposed(map(attrgetter(*_OPENED_COLUMNS), state.opened_seats())),
         "count": _transposed(map(_as_counts, state.touched_seats())),
-        "log": _transposed(events),
+        "log": _event_columns(events),
     }
     parts = tuple(part for part in _PARTS if columns[part])
     if parts:
@@ -425,6 +435,13 @@ async def _in_pieces(rows: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any
         if index % PIECE == 0:
             await asyncio.sleep(0)
         yield row
+
+
+def _event_columns(events: Sequence[Event]) -> list[Sequence[Any]]:
+    columns = _transposed(events)
+    if columns:
+        columns[_CHANGES] = [None if names is None else ",".join(names) for names in columns[_CHANGES]]
+    return columns
 
 
 def _as_counts(seats: Seats) -> tuple[Any, ...]:
