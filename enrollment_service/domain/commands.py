@@ -42,7 +42,21 @@ class Done(NamedTuple):
     """The command took effect and has nothing to tell."""
 
 
-Answer: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | Student | Done
+class StudentId(NamedTuple):
+    """A student that a call which is replayed made or changed; it has been deleted since."""
+
+    student_id: int
+
+
+class CourseId(NamedTuple):
+    """A course that a call which is replayed made or changed; it has been deleted since."""
+
+    course_id: int
+
+
+Answer: TypeAlias = (
+    EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | CourseId | Student | StudentId | Done
+)
 A = TypeVar("A", bound=Answer)
 
 # What forced deletes touch is known only once it is locked, so they are taken for large ones. A course: more than any
@@ -190,7 +204,7 @@ class Reconcile(Command[ReconcileAnswer]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class CreateCourse(Command[CountedCourse]):
+class CreateCourse(Command[CountedCourse | CourseId]):
     """Create a course."""
 
     course: NewCourse
@@ -199,7 +213,7 @@ class CreateCourse(Command[CountedCourse]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class UpdateCourse(Command[CountedCourse]):
+class UpdateCourse(Command[CountedCourse | CourseId]):
     """Change fields of a course, by their names in `records.Course`; promotes whom the change lets in."""
 
     course_id: int
@@ -237,7 +251,7 @@ class DeleteCourse(Command[Done]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class CreateStudent(Command[Student]):
+class CreateStudent(Command[Student | StudentId]):
     """Create a student."""
 
     student: NewStudent
@@ -246,7 +260,7 @@ class CreateStudent(Command[Student]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class UpdateStudent(Command[Student]):
+class UpdateStudent(Command[Student | StudentId]):
     """Change fields of a student, by their names in `records.Student`."""
 
     student_id: int

@@ -90,15 +90,15 @@ class Course(_CourseFields):
 
 
 class NewCourse(NamedTuple):
-    """A course to create."""
+    """A course to create. What has a default need not be given, and is no part of a fingerprint where it has it."""
 
     code: str
     title: str
-    description: str
-    capacity: int | None
-    waitlist_capacity: int
-    enroll_open_time: datetime | None
-    enroll_close_time: datetime | None
+    description: str = ""
+    capacity: int | None = None
+    waitlist_capacity: int = 0
+    enroll_open_time: datetime | None = None
+    enroll_close_time: datetime | None = None
 
 
 class CountedCourse(NamedTuple):

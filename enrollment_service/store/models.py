@@ -221,11 +221,23 @@ class RequestRow(Base):
     __table_args__ = (Index("ix_requests_create_time", "create_time"),)
 
 
+class FingerprintKeyRow(Base):
+    """The one secret under which fingerprints are stored; all servers of a database share it."""
+
+    __tablename__ = "fingerprint_key"
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    key: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("singleton", name="only_one"),)
+
+
 __all__ = [
     "Base",
     "CourseRow",
     "EnrollmentRow",
     "EventRow",
+    "FingerprintKeyRow",
     "RequestRow",
     "SeatsRow",
     "StudentRow",

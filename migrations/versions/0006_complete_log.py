@@ -11,6 +11,10 @@ would be missing from it. Nothing of this can be done row by row behind its back
   of courses that are gone have none.
 
 What is added has the reason `migration`. The way down leaves out all events of courses and numbers the others anew.
+
+Request ids: fingerprints are kept under a key from now on, because those of students are made of personal data. The key
+is drawn here, so that all servers of a database share it and none has to be told. There is no way back to a bare hash:
+after the way down, what was asked for before cannot be told apart, and a retry of it is refused (REQUEST_ID_REUSED).
 """
 
 from __future__ import annotations
@@ -84,6 +88,22 @@ def upgrade() -> None:
     )
     _move_kept_answers()
     op.execute("DROP TABLE moved_events")
+    _key_fingerprints()
+
+
+def _key_fingerprints() -> None:
+    op.create_table(
+        "fingerprint_key",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("singleton", name="pk_fingerprint_key"),
+        sa.CheckConstraint("singleton", name=op.f("ck_fingerprint_key_only_one")),
+    )
+    # 244 random bits of the server's strong generator.
+    op.execute(
+        "INSERT INTO fingerprint_key (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))"
+    )
+    op.execute("UPDATE requests SET fingerprint = sha256((SELECT key FROM fingerprint_key) || fingerprint)")
 
 
 def _move_kept_answers() -> None:
@@ -99,6 +119,7 @@ def _move_kept_answers() -> None:
 
 def downgrade() -> None:
     _lock()
+    op.drop_table("fingerprint_key")
     op.execute(
         "CREATE UNLOGGED TABLE moved_events AS SELECT course_id, "
         "row_number() OVER (PARTITION BY course_id ORDER BY sequence) AS sequence, sequence AS was, student_id, "

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -26,6 +27,7 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, in_thread
 from tests.support.processes import PROJECT, environment
+from tests.support.refusals import refused
 from tests.support.services import service_on
 from tests.support.verification import wrong_in
 
@@ -400,6 +402,36 @@ async def test_the_way_down_leaves_the_log_of_enrollments(logged: Migrated) -> N
     assert await logged.rows("SELECT sequence FROM student_courses WHERE (student_id, course_id) = (6, 1)") == [(12,)]
     logged.upgrade()
     assert await wrong_in(logged.url) == []
+
+
+async def test_answers_that_were_kept_are_still_given(logged: Migrated) -> None:
+    """Calls from before are sent again: each is known, has no second effect, and shows the etags of today."""
+    logged.upgrade()
+    log = await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2")
+    async with service_on(logged.url) as service:
+        client: Client = service.client
+        wait = {"on_full": pb.ON_FULL_WAITLIST}
+        (waited,) = await client.enroll(4, 1, **wait, reason="first_round", request_id=str(UUID(int=4)))
+        assert (waited.waitlist_position, waited.etag) == (2, "5")
+        waits, sits = await client.enroll(1, 1, 2, **wait, request_id=str(UUID(int=12)))
+        for one in (waits, sits):
+            present = (await client.call("GetEnrollment", student_id=1, course_id=one.course_id)).enrollment
+            assert one.etag == present.etag
+        left = await client.unenroll(1, 1, reason="moved", request_id=str(UUID(int=11)))
+        assert left.etag == "7"
+        swap = {"student_id": 2, "from_course_id": 3, "to_course_id": 2, "request_id": str(UUID(int=22))}
+        swapped = await client.call("SwapEnrollment", **swap)
+        assert (swapped.dropped.etag, swapped.enrolled.etag) == ("3", "3")
+        nobody = await client.unenroll(6, 5, allow_missing=True, request_id=str(UUID(int=30)))
+        assert nobody.etag == ""
+        chunk = pb.ImportEnrollmentsRequest(student_ids=[1, 2, 3, 99], course_ids=[8] * 4, request_id=str(UUID(int=31)))
+        (imported,) = [answer async for answer in client.stub.ImportEnrollments([chunk])]
+        assert (imported.enrolled, imported.rejected) == (3, 1)
+        with refused("INVALID_ARGUMENT", "REQUEST_ID_REUSED"):
+            await client.enroll(2, 4, request_id=str(UUID(int=33)))
+        (again,) = await client.enroll(2, 4, **wait, request_id=str(UUID(int=33)))
+        assert again.waitlist_position == 1
+    assert await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2") == log
 
 
 async def test_up_and_down_again_changes_nothing(logged: Migrated) -> None:
