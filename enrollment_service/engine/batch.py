@@ -1,4 +1,4 @@
-"""One batch in one transaction: lock, load, claim request ids, decide, apply. Who calls it commits."""
+"""One batch in one transaction: lock, load, claim request ids, insert what is new, decide, apply. Who calls commits."""
 
 from __future__ import annotations
 

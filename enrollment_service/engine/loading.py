@@ -1,4 +1,7 @@
-"""Locks what a batch touches and loads it: from commands to a `State` that `decide` can work on."""
+"""Locks what a batch touches and loads it: from commands to a `State` that `decide` can work on.
+
+What is to be created cannot be locked; here it is inserted, once the request ids are claimed.
+"""
 
 from __future__ import annotations
 

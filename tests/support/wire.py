@@ -114,18 +114,21 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
             )  # fmt: skip
         case UpdateCourse():
             course = pb.Course(course_id=command.course_id, etag=command.etag, **course_fields(dict(command.changes)))
-            return "UpdateCourse", pb.UpdateCourseRequest(course=course, update_mask=FieldMask(paths=command.changes))
+            mask = FieldMask(paths=command.changes)
+            return "UpdateCourse", pb.UpdateCourseRequest(course=course, update_mask=mask, **_common(command))
         case DeleteCourse():
             return "DeleteCourse", pb.DeleteCourseRequest(
-                course_id=command.course_id, etag=command.etag, force=command.force
+                course_id=command.course_id, etag=command.etag, force=command.force, **_common(command)
             )
         case UpdateStudent():
             student = pb.Student(student_id=command.student_id, etag=command.etag, **command.changes)
             mask = FieldMask(paths=command.changes)
-            return "UpdateStudent", pb.UpdateStudentRequest(student=student, update_mask=mask)
+            return "UpdateStudent", pb.UpdateStudentRequest(
+                student=student, update_mask=mask, request_id=_request_id(command)
+            )
         case DeleteStudent():
             return "DeleteStudent", pb.DeleteStudentRequest(
-                student_id=command.student_id, etag=command.etag, force=command.force
+                student_id=command.student_id, etag=command.etag, force=command.force, request_id=_request_id(command)
             )
     raise AssertionError(command)
 
