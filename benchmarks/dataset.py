@@ -33,7 +33,7 @@ _COURSES = """
 """
 _PAIRS = """
     CREATE UNLOGGED TABLE bench_pairs AS
-    SELECT student_id, course_id, row_number() OVER (PARTITION BY course_id ORDER BY place) AS sequence, place
+    SELECT student_id, course_id, 1 + row_number() OVER (PARTITION BY course_id ORDER BY place) AS sequence, place
     FROM (
         SELECT s AS student_id, 1 + (s * {spread} + k * {stride}) % {courses} AS course_id, random() AS place
         FROM generate_series(1::bigint, {students}) s, generate_series(0, {per_student} - 1) k
@@ -41,16 +41,22 @@ _PAIRS = """
 """
 _SEATS = """
     INSERT INTO course_seats (course_id, capacity, enrolled_count, last_sequence, last_event_time)
-    SELECT c.id, {capacity}, coalesce(p.seats, 0), coalesce(p.seats, 0), CASE WHEN p.seats > 0 THEN now() END
+    SELECT c.id, {capacity}, coalesce(p.seats, 0), 1 + coalesce(p.seats, 0), now()
     FROM courses c LEFT JOIN (SELECT course_id, count(*) AS seats FROM bench_pairs GROUP BY 1) p ON p.course_id = c.id
 """
 _ENROLLMENTS = """
     INSERT INTO student_courses (student_id, course_id, create_time, state, sequence, enroll_time)
     SELECT student_id, course_id, now(), 1, sequence, now() FROM bench_pairs ORDER BY place
 """
+# The first event of a course created it, and nobody waits or leaves: so an event counts one less than its number.
 _EVENTS = """
-    INSERT INTO enrollment_events (course_id, sequence, student_id, previous_state, state, event_time)
-    SELECT course_id, sequence, student_id, 0, 1, now() FROM bench_pairs ORDER BY place
+    INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
+        waitlisted_count, capacity, event_time)
+    SELECT id, 1, 2, NULL, 0, 0, 0, 0, {capacity}, now() FROM courses
+    UNION ALL (
+        SELECT course_id, sequence, 1, student_id, 0, 1, sequence - 1, 0, {capacity}, now()
+        FROM bench_pairs ORDER BY place
+    )
 """
 _INDEXES = """
     SELECT i.indrelid::regclass AS table, i.indexrelid::regclass AS index, c.conname AS constraint,
@@ -73,8 +79,9 @@ _WARM = """
         SELECT student_id, course_id, now(), 1, sequence, now() FROM numbered
     ),
     logged AS (
-        INSERT INTO enrollment_events (course_id, sequence, student_id, previous_state, state, event_time)
-        SELECT course_id, sequence, student_id, 0, 1, now() FROM numbered
+        INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
+            waitlisted_count, capacity, event_time)
+        SELECT course_id, sequence, 1, student_id, 0, 1, sequence - 1, 0, {capacity}, now() FROM numbered
     )
     UPDATE course_seats s SET enrolled_count = enrolled_count + n, last_sequence = last, last_event_time = now()
     FROM (SELECT course_id, count(*) AS n, max(sequence) AS last FROM numbered GROUP BY 1) added

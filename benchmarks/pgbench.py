@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contestants import ContestantError
 from benchmarks.database import Database, libpq_environment
-from benchmarks.dataset import SPREAD
+from benchmarks.dataset import CAPACITY, SPREAD
 from benchmarks.scale import Scale
 
 _SCRIPTS = Path(__file__).parent / "peers"
@@ -96,7 +96,8 @@ def _copy_script(folder: Path, pairs: list[tuple[int, int]], last_sequence: dict
     for student, course in pairs:
         sequence[course] += 1
         rows.append(f"{student}\t{course}\t{now}\t1\t{sequence[course]}\t{now}\n")
-        events.append(f"{course}\t{sequence[course]}\t{student}\t0\t1\t{now}\n")
+        counts = f"{sequence[course] - 1}\t0\t{CAPACITY}"
+        events.append(f"{course}\t{sequence[course]}\t1\t{student}\t0\t1\t{counts}\t{now}\n")
     added = Counter(course for _, course in pairs)
     (folder / "rows").write_text("".join(rows))
     (folder / "events").write_text("".join(events))

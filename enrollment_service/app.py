@@ -21,7 +21,6 @@ from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import READY, Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
-from enrollment_service.engine.creator import course_creator, student_creator
 from enrollment_service.engine.housekeeping import purge_for_ever
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.readiness import Readiness
@@ -52,16 +51,14 @@ class App:
         self._database = Database(settings, clock)
         self._writer = Writer(self._database, settings)
         self._reader = Reader(self._database, settings)
-        self._students = student_creator(self._database, settings)
-        self._courses = course_creator(self._database, settings)
         self._health = Health()
         self._readiness = Readiness(self._database, lambda ready: self._health.set([READY], serving=ready))
         self._drain = Drain()
         self._authentication = authentication_of(settings)
-        servicer = Servicer(self._writer, self._reader, self._students, self._courses, settings.stream_idle_timeout)
+        servicer = Servicer(self._writer, self._reader, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
-        parts = (self._writer, self._reader, self._students, self._courses, self._database, self._drain)
+        parts = (self._writer, self._reader, self._database, self._drain)
         self._sampler = Sampler([sample for part in parts for sample in part.samples()])
         self._sampling: asyncio.Task[None] | None = None
         self.port = 0
@@ -126,7 +123,7 @@ class App:
 
     async def _finish_batches(self, patience_ends: float) -> None:
         """Lets batches under way commit, and cuts those that the database or a lock holds up."""
-        parts = (self._writer, self._reader, self._students, self._courses, self._readiness)
+        parts = (self._writer, self._reader, self._readiness)
         closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()

@@ -50,8 +50,9 @@ INSERT = """
     VALUES ($1, $2, $4, 1, $3, $4)
 """
 EVENT = """
-    INSERT INTO enrollment_events (course_id, sequence, student_id, previous_state, state, event_time)
-    VALUES ($2, $3, $1, 0, 1, $4)
+    INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
+        waitlisted_count, capacity, event_time)
+    VALUES ($2, $3, 1, $1, 0, 1, $5, $6, $7, $4)
 """
 COUNT = """
     UPDATE course_seats SET enrolled_count = enrolled_count + 1, last_sequence = $2, last_event_time = $3
@@ -80,8 +81,10 @@ BARE = f"""
         SELECT $2, course_id, now(), 1, last_sequence + 1, now() FROM open
     ),
     event AS (
-        INSERT INTO enrollment_events (course_id, sequence, student_id, previous_state, state, event_time)
-        SELECT course_id, last_sequence + 1, $2, 0, 1, now() FROM open
+        INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
+            waitlisted_count, capacity, event_time)
+        SELECT course_id, last_sequence + 1, 1, $2, 0, 1, enrolled_count + 1, waitlisted_count, capacity, now()
+        FROM open
     ),
     counted AS (
         UPDATE course_seats s SET enrolled_count = s.enrolled_count + 1, last_sequence = s.last_sequence + 1,
@@ -188,7 +191,8 @@ class Pooled(EnrollmentServiceServicer):
                 if row is not None and (reason := refusal(row, now)) is None:
                     sequence = row["last_sequence"] + 1
                     await connection.execute(INSERT, request.student_id, row["course_id"], sequence, now)
-                    await connection.execute(EVENT, request.student_id, row["course_id"], sequence, now)
+                    after = (row["enrolled_count"] + 1, row["waitlisted_count"], row["capacity"])
+                    await connection.execute(EVENT, request.student_id, row["course_id"], sequence, now, *after)
                     await connection.execute(COUNT, row["course_id"], sequence, now)
         except asyncpg.UniqueViolationError:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_ENROLLED")

@@ -88,9 +88,13 @@ class Event(Base):
     __tablename__ = "enrollment_events"
     course_id: Mapped[int] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[int] = mapped_column(SmallInteger)
     student_id: Mapped[int]
     previous_state: Mapped[int] = mapped_column(SmallInteger)
     state: Mapped[int] = mapped_column(SmallInteger)
+    enrolled_count: Mapped[int]
+    waitlisted_count: Mapped[int]
+    capacity: Mapped[int | None]
     event_time: Mapped[datetime]
 
 
@@ -201,7 +205,12 @@ async def enroll(body: EnrollIn, db: Session) -> Enrollment:
     seats.last_event_time = now
     ids = {"student_id": body.student_id, "course_id": body.course_id, "sequence": seats.last_sequence}
     enrollment = Enrollment(**ids, state=ENROLLED, create_time=now, enroll_time=now, course=course)
-    db.add_all([enrollment, Event(**ids, previous_state=0, state=ENROLLED, event_time=now)])
+    after = {
+        "enrolled_count": seats.enrolled_count,
+        "waitlisted_count": seats.waitlisted_count,
+        "capacity": seats.capacity,
+    }
+    db.add_all([enrollment, Event(**ids, **after, kind=1, previous_state=0, state=ENROLLED, event_time=now)])
     try:
         await db.commit()
     except IntegrityError as error:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from enrollment_service.domain.errors import Violation, invalid_field
+from enrollment_service.domain.records import ServiceReason
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _CODE = re.compile(r"[A-Za-z0-9\-_. ]{1,40}")
 _REASON = re.compile(r"[a-z0-9_.-]{0,64}")
+_OWN_REASONS = frozenset(ServiceReason)
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # years 1 to 9999
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -94,9 +96,11 @@ def check_request_id(found: list[Violation], value: str) -> None:
 
 
 def check_reason(found: list[Violation], value: str) -> None:
-    """A code for the event log, or nothing."""
+    """A code for the event log that is none of the service's own, or nothing."""
     if value and not _REASON.fullmatch(value):
         found.append(invalid_field("reason", "must be up to 64 lower-case letters, digits, and '_', '.' or '-'"))
+    elif value in _OWN_REASONS:
+        found.append(invalid_field("reason", "is one that only the service gives; choose another"))
 
 
 def check_on_full(found: list[Violation], value: int) -> None:

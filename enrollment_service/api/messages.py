@@ -6,14 +6,16 @@ from google.protobuf.message import Message
 
 from enrollment_service.api.pages import Page
 from enrollment_service.api.timestamps import timestamp
-from enrollment_service.domain.commands import EnrollmentsAnswer, ImportAnswer, ReconcileAnswer
+from enrollment_service.domain.commands import CourseId, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer, StudentId
 from enrollment_service.domain.queries import CourseStudents
 from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Student
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 
-def student_message(student: Student) -> pb.Student:
+def student_message(student: Student | StudentId) -> pb.Student:
     """A student."""
+    if isinstance(student, StudentId):
+        return pb.Student(student_id=student.student_id)
     return pb.Student(
         student_id=student.student_id,
         full_name=student.full_name,
@@ -24,8 +26,10 @@ def student_message(student: Student) -> pb.Student:
     )
 
 
-def course_message(counted: CountedCourse) -> pb.Course:
+def course_message(counted: CountedCourse | CourseId) -> pb.Course:
     """A course with its counts."""
+    if isinstance(counted, CourseId):
+        return pb.Course(course_id=counted.course_id)
     message = pb.Course.FromString(encoded_details(counted.course))
     message.enrolled_count = counted.enrolled_count
     message.waitlisted_count = counted.waitlisted_count

@@ -19,6 +19,8 @@ from enrollment_service.api.pages import IDS, Page
 from enrollment_service.api.timestamps import moment_of
 from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.commands import (
+    CreateCourse,
+    CreateStudent,
     DeleteCourse,
     DeleteStudent,
     Enroll,
@@ -63,15 +65,31 @@ def _refuse_if(found: Sequence[Violation]) -> None:
         raise Refusal(found)
 
 
+class _Written(Protocol):
+    """What requests of methods that change something have in common."""
+
+    @property
+    def request_id(self) -> str: ...
+
+
+def _check_request(found: list[Violation], request: _Written) -> UUID | None:
+    """The request_id, after the checks that all requests of writing methods share."""
+    fields.check_request_id(found, request.request_id)
+    fields.check_reason(found, getattr(request, "reason", ""))
+    return None if found or not request.request_id else UUID(request.request_id)
+
+
 # --- students ---------------------------------------------------------------------------------------------------
 
 
-def create_student(request: pb.CreateStudentRequest, _: Caller) -> NewStudent:
+def create_student(request: pb.CreateStudentRequest, caller: Caller) -> CreateStudent:
     """A student to create."""
     found: list[Violation] = []
     _check_student(found, request.student, _STUDENT_FIELDS)
+    request_id = _check_request(found, request)
     _refuse_if(found)
-    return NewStudent(request.student.full_name, request.student.email)
+    student = NewStudent(request.student.full_name, request.student.email)
+    return CreateStudent(request_id=request_id, caller=caller, student=student)
 
 
 def get_student(request: pb.GetStudentRequest, _: Caller) -> StudentQuery:
@@ -88,10 +106,14 @@ def update_student(request: pb.UpdateStudentRequest, caller: Caller) -> UpdateSt
     fields.check_id(found, "student.student_id", request.student.student_id)
     names = _masked(found, request.update_mask.paths, _STUDENT_FIELDS)
     _check_student(found, request.student, names)
+    request_id = _check_request(found, request)
     _refuse_if(found)
-    changes = {name: getattr(request.student, name) for name in names}
     return UpdateStudent(
-        caller=caller, student_id=request.student.student_id, changes=changes, etag=request.student.etag
+        request_id=request_id,
+        caller=caller,
+        student_id=request.student.student_id,
+        changes={name: getattr(request.student, name) for name in names},
+        etag=request.student.etag,
     )
 
 
@@ -99,8 +121,15 @@ def delete_student(request: pb.DeleteStudentRequest, caller: Caller) -> DeleteSt
     """A student to delete."""
     found: list[Violation] = []
     fields.check_id(found, "student_id", request.student_id)
+    request_id = _check_request(found, request)
     _refuse_if(found)
-    return DeleteStudent(caller=caller, student_id=request.student_id, etag=request.etag, force=request.force)
+    return DeleteStudent(
+        request_id=request_id,
+        caller=caller,
+        student_id=request.student_id,
+        etag=request.etag,
+        force=request.force,
+    )
 
 
 def list_students(request: pb.ListStudentsRequest, _: Caller) -> tuple[StudentsQuery, Page]:
@@ -124,12 +153,18 @@ def _check_student(found: list[Violation], student: pb.Student, names: Iterable[
 # --- courses ----------------------------------------------------------------------------------------------------
 
 
-def create_course(request: pb.CreateCourseRequest, _: Caller) -> NewCourse:
+def create_course(request: pb.CreateCourseRequest, caller: Caller) -> CreateCourse:
     """A course to create."""
     found: list[Violation] = []
     _check_course(found, request.course, _COURSE_FIELDS)
+    request_id = _check_request(found, request)
     _refuse_if(found or _window_order(request.course, lambda opens, closes: opens < closes))
-    return NewCourse(**_course_values(request.course, _COURSE_FIELDS))
+    return CreateCourse(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        course=NewCourse(**_course_values(request.course, _COURSE_FIELDS)),
+    )
 
 
 def get_course(request: pb.GetCourseRequest, _: Caller) -> CourseQuery:
@@ -149,17 +184,32 @@ def update_course(request: pb.UpdateCourseRequest, caller: Caller) -> UpdateCour
     # A course may have had two equal times for long; whether it is given them now, the rule knows.
     if not found and {"enroll_open_time", "enroll_close_time"} <= set(names):
         found += _window_order(request.course, lambda opens, closes: opens <= closes)
+    request_id = _check_request(found, request)
     _refuse_if(found)
-    changes = _course_values(request.course, names)
-    return UpdateCourse(caller=caller, course_id=request.course.course_id, changes=changes, etag=request.course.etag)
+    return UpdateCourse(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        course_id=request.course.course_id,
+        changes=_course_values(request.course, names),
+        etag=request.course.etag,
+    )
 
 
 def delete_course(request: pb.DeleteCourseRequest, caller: Caller) -> DeleteCourse:
     """A course to delete."""
     found: list[Violation] = []
     fields.check_id(found, "course_id", request.course_id)
+    request_id = _check_request(found, request)
     _refuse_if(found)
-    return DeleteCourse(caller=caller, course_id=request.course_id, etag=request.etag, force=request.force)
+    return DeleteCourse(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        course_id=request.course_id,
+        etag=request.etag,
+        force=request.force,
+    )
 
 
 def list_courses(request: pb.ListCoursesRequest, _: Caller) -> tuple[CoursesQuery, Page]:
@@ -217,20 +267,6 @@ def _masked(found: list[Violation], paths: Sequence[str], allowed: Sequence[str]
 
 
 # --- enrollments ------------------------------------------------------------------------------------------------
-
-
-class _Written(Protocol):
-    """What requests of methods that write enrollments have in common."""
-
-    @property
-    def request_id(self) -> str: ...
-
-
-def _check_request(found: list[Violation], request: _Written) -> UUID | None:
-    """The request_id, after the checks that all requests of writing methods share."""
-    fields.check_request_id(found, request.request_id)
-    fields.check_reason(found, getattr(request, "reason", ""))
-    return None if found or not request.request_id else UUID(request.request_id)
 
 
 def enroll_student(request: pb.EnrollStudentRequest, caller: Caller) -> Enroll:

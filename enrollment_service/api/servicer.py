@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
 from enrollment_service.api.import_stream import import_chunks
-from enrollment_service.domain.records import CountedCourse, Course, NewCourse, NewStudent, Student
-from enrollment_service.engine.creator import Creator
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.writer import Writer
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -21,24 +19,15 @@ from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceServicer
 class Servicer(EnrollmentServiceServicer):
     """The enrollment service."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        reader: Reader,
-        students: Creator[NewStudent, Student],
-        courses: Creator[NewCourse, Course],
-        max_idle_seconds: float,
-    ) -> None:
+    def __init__(self, writer: Writer, reader: Reader, max_idle_seconds: float) -> None:
         self._writer = writer
         self._reader = reader
-        self._students = students
-        self._courses = courses
         self._max_idle_seconds = max_idle_seconds
 
     # --- students -----------------------------------------------------------------------------------------------
 
     async def CreateStudent(self, request: pb.CreateStudentRequest, call: Call) -> pb.CreateStudentResponse:
-        student = await self._students.submit(requests.create_student(request, call.caller), call.deadline)
+        student = await self._writer.submit(requests.create_student(request, call.caller), call.deadline)
         return pb.CreateStudentResponse(student=messages.student_message(student))
 
     async def GetStudent(self, request: pb.GetStudentRequest, call: Call) -> pb.GetStudentResponse:
@@ -60,8 +49,8 @@ class Servicer(EnrollmentServiceServicer):
     # --- courses ------------------------------------------------------------------------------------------------
 
     async def CreateCourse(self, request: pb.CreateCourseRequest, call: Call) -> pb.CreateCourseResponse:
-        course = await self._courses.submit(requests.create_course(request, call.caller), call.deadline)
-        return pb.CreateCourseResponse(course=messages.course_message(CountedCourse(course, 0, 0)))
+        course = await self._writer.submit(requests.create_course(request, call.caller), call.deadline)
+        return pb.CreateCourseResponse(course=messages.course_message(course))
 
     async def GetCourse(self, request: pb.GetCourseRequest, call: Call) -> pb.GetCourseResponse:
         course = await self._reader.course(requests.get_course(request, call.caller), call.deadline)

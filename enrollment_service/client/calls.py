@@ -65,8 +65,8 @@ class Caller:
 
     async def call(self, method: str, request: Any) -> Any:
         """The response of a method that answers once."""
-        sent, repeatable = METHODS[method].prepared(request)
-        attempts = Attempts(self._pauses, self._budget, repeatable=repeatable)
+        sent = METHODS[method].prepared(request)
+        attempts = Attempts(self._pauses, self._budget)
         attempts.start()
         while True:
             try:

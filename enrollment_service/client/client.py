@@ -20,9 +20,9 @@ class EnrollmentClient(Caller):
     """A client of the enrollment service. Make it inside a running event loop, and one for many calls.
 
     Every method raises ServiceError, after the retries it allows: Refused where nothing was changed, OutcomeUnknown
-    where that cannot be known. A write that takes a request_id is sent with one, yours or a new one, and with the same
-    again when it is retried; reads and dry runs are retried as well. Any other write is sent a second time only if the
-    first certainly had no effect. Cancelling a call raises CancelledError at once and never undoes a change.
+    where that cannot be known. A write is sent with a request_id, yours or a new one, and with the same again when it
+    is retried; reads and dry runs are retried as well. Cancelling a call raises CancelledError at once and never undoes
+    a change.
 
     Args:
         target: an address (`host:port`; several as `ipv4:host:port,host:port` or `dns:///name:port`: calls go to
@@ -40,9 +40,10 @@ class EnrollmentClient(Caller):
 
     # Students.
 
-    async def create_student(self, full_name: str, email: str) -> pb.Student:
+    async def create_student(self, full_name: str, email: str, *, request_id: str = "") -> pb.Student:
         """Creates a student."""
-        request = pb.CreateStudentRequest(student=pb.Student(full_name=full_name, email=email))
+        student = pb.Student(full_name=full_name, email=email)
+        request = pb.CreateStudentRequest(student=student, request_id=request_id)
         response: pb.CreateStudentResponse = await self.call("CreateStudent", request)
         return response.student
 
@@ -51,15 +52,19 @@ class EnrollmentClient(Caller):
         response: pb.GetStudentResponse = await self.call("GetStudent", pb.GetStudentRequest(student_id=student_id))
         return response.student
 
-    async def update_student(self, student: pb.Student, fields: Iterable[str]) -> pb.Student:
+    async def update_student(self, student: pb.Student, fields: Iterable[str], *, request_id: str = "") -> pb.Student:
         """Changes the named fields to those of the message; only if its etag, where it has one, is the present one."""
-        request = pb.UpdateStudentRequest(student=student, update_mask=FieldMask(paths=fields))
+        mask = FieldMask(paths=fields)
+        request = pb.UpdateStudentRequest(student=student, update_mask=mask, request_id=request_id)
         response: pb.UpdateStudentResponse = await self.call("UpdateStudent", request)
         return response.student
 
-    async def delete_student(self, student_id: int, *, etag: str = "", force: bool = False) -> None:
+    async def delete_student(
+        self, student_id: int, *, etag: str = "", force: bool = False, request_id: str = ""
+    ) -> None:
         """Deletes a student; with force, enrollments too."""
-        await self.call("DeleteStudent", pb.DeleteStudentRequest(student_id=student_id, etag=etag, force=force))
+        request = pb.DeleteStudentRequest(student_id=student_id, etag=etag, force=force, request_id=request_id)
+        await self.call("DeleteStudent", request)
 
     async def list_students(self, *, query: str = "", page_size: int = 0) -> AsyncIterator[pb.Student]:
         """All students whose name or address begins with the query, by id; over all pages."""
@@ -79,6 +84,8 @@ class EnrollmentClient(Caller):
         waitlist_capacity: int = 0,
         enroll_open_time: Time = None,
         enroll_close_time: Time = None,
+        request_id: str = "",
+        reason: str = "",
     ) -> pb.Course:
         """Creates a course; None means no limit."""
         course = pb.Course(
@@ -90,7 +97,8 @@ class EnrollmentClient(Caller):
             enroll_open_time=enroll_open_time,
             enroll_close_time=enroll_close_time,
         )
-        response: pb.CreateCourseResponse = await self.call("CreateCourse", pb.CreateCourseRequest(course=course))
+        request = pb.CreateCourseRequest(course=course, request_id=request_id, reason=reason)
+        response: pb.CreateCourseResponse = await self.call("CreateCourse", request)
         return response.course
 
     async def get_course(self, course_id: int) -> pb.Course:
@@ -98,15 +106,23 @@ class EnrollmentClient(Caller):
         response: pb.GetCourseResponse = await self.call("GetCourse", pb.GetCourseRequest(course_id=course_id))
         return response.course
 
-    async def update_course(self, course: pb.Course, fields: Iterable[str]) -> pb.Course:
+    async def update_course(
+        self, course: pb.Course, fields: Iterable[str], *, request_id: str = "", reason: str = ""
+    ) -> pb.Course:
         """Changes the named fields to those of the message, or clears them; like `update_student`."""
-        request = pb.UpdateCourseRequest(course=course, update_mask=FieldMask(paths=fields))
+        mask = FieldMask(paths=fields)
+        request = pb.UpdateCourseRequest(course=course, update_mask=mask, request_id=request_id, reason=reason)
         response: pb.UpdateCourseResponse = await self.call("UpdateCourse", request)
         return response.course
 
-    async def delete_course(self, course_id: int, *, etag: str = "", force: bool = False) -> None:
+    async def delete_course(
+        self, course_id: int, *, etag: str = "", force: bool = False, request_id: str = "", reason: str = ""
+    ) -> None:
         """Deletes a course; with force, enrollments too."""
-        await self.call("DeleteCourse", pb.DeleteCourseRequest(course_id=course_id, etag=etag, force=force))
+        request = pb.DeleteCourseRequest(
+            course_id=course_id, etag=etag, force=force, request_id=request_id, reason=reason
+        )
+        await self.call("DeleteCourse", request)
 
     async def list_courses(
         self, *, query: str = "", only_open: bool = False, page_size: int = 0

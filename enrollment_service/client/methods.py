@@ -1,6 +1,6 @@
-"""The methods of the service as the descriptor has them, and which of their calls may be sent twice.
+"""The methods of the service as the descriptor has them, and what makes their calls safe to send twice.
 
-Read from the descriptor, so that a method that is added, or that gains a request_id, needs nothing here.
+Read from the descriptor, so that a method that is added needs nothing here: it reads, or it takes a request_id.
 """
 
 from __future__ import annotations
@@ -31,24 +31,18 @@ class Method:
     streams_responses: bool
     reads: bool
     """It changes nothing."""
-    takes_request_id: bool
 
-    def prepared(self, request: Any) -> tuple[Any, bool]:
-        """The request as it is sent, each time with the same request_id, and whether it may be sent again.
+    def prepared(self, request: Any) -> Any:
+        """The request as it is sent, each time with the same request_id: then a write takes effect once.
 
-        A write is sent again only with a request_id: then it takes effect once. A write that has none, or that
-        changes nothing because it is a dry run, is left as it is.
+        A read, or what changes nothing because it is a dry run, is left as it is.
         """
-        if self.reads or getattr(request, "validate_only", False):
-            return request, True
-        if not self.takes_request_id:
-            return request, False
-        if request.request_id:
-            return request, True
+        if self.reads or getattr(request, "validate_only", False) or request.request_id:
+            return request
         sent = type(request)()
         sent.CopyFrom(request)
         sent.request_id = str(uuid.uuid4())
-        return sent, True
+        return sent
 
 
 def _method_of(descriptor: MethodDescriptor) -> Method:
@@ -60,7 +54,6 @@ def _method_of(descriptor: MethodDescriptor) -> Method:
         streams_requests=descriptor.client_streaming,
         streams_responses=descriptor.server_streaming,
         reads=descriptor.name.startswith(READS),
-        takes_request_id="request_id" in descriptor.input_type.fields_by_name,
     )
 
 

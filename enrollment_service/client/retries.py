@@ -55,13 +55,11 @@ class Attempts:
     Args:
         pauses: how long to wait between them.
         budget: for how long there may be new ones, in seconds from `start`, else from the first failure.
-        repeatable: whether what failed with an unknown outcome may be sent again.
     """
 
-    def __init__(self, pauses: Pauses, budget: float, *, repeatable: bool = True) -> None:
+    def __init__(self, pauses: Pauses, budget: float) -> None:
         self._pauses = pauses
         self._budget = budget
-        self._repeatable = repeatable
         self.progress()
 
     def progress(self) -> None:
@@ -113,8 +111,8 @@ class Attempts:
         if error.code is grpc.StatusCode.INTERNAL:
             # Without a reason it is gRPC's own word for a broken stream; grpc.aio also has it for a write that failed
             # because the server had ended the call, and then forgets how (grpc#36066).
-            return self._repeatable and not (error.reason and self._internal)
-        return self._repeatable and error.code in _PASSING
+            return not (error.reason and self._internal)
+        return error.code in _PASSING
 
     def _verdict(self, error: ServiceError) -> ServiceError:
         """The error, as unknown if an attempt before it was: OVERLOADED says nothing about those."""

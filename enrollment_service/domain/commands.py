@@ -12,7 +12,7 @@ from uuid import UUID
 
 from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.domain.errors import Reason
-from enrollment_service.domain.records import CountedCourse, EnrollmentView, Student
+from enrollment_service.domain.records import CountedCourse, EnrollmentView, NewCourse, NewStudent, Student
 
 
 class EnrollmentsAnswer(NamedTuple):
@@ -42,7 +42,21 @@ class Done(NamedTuple):
     """The command took effect and has nothing to tell."""
 
 
-Answer: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | Student | Done
+class StudentId(NamedTuple):
+    """A student that a call which is replayed made or changed; it has been deleted since."""
+
+    student_id: int
+
+
+class CourseId(NamedTuple):
+    """A course that a call which is replayed made or changed; it has been deleted since."""
+
+    course_id: int
+
+
+Answer: TypeAlias = (
+    EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | CourseId | Student | StudentId | Done
+)
 A = TypeVar("A", bound=Answer)
 
 # What forced deletes touch is known only once it is locked, so they are taken for large ones. A course: more than any
@@ -68,6 +82,8 @@ class Command(Generic[A]):
 
     # Whether its answer shows the courses; a replay then adds today's.
     shows_courses: ClassVar[bool] = False
+    # Whether it makes something new, under a unique key that others may be about to take.
+    creates: ClassVar[bool] = False
 
     @property
     def locks(self) -> tuple[int, ...]:
@@ -188,7 +204,16 @@ class Reconcile(Command[ReconcileAnswer]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class UpdateCourse(Command[CountedCourse]):
+class CreateCourse(Command[CountedCourse | CourseId]):
+    """Create a course."""
+
+    course: NewCourse
+
+    creates: ClassVar[bool] = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class UpdateCourse(Command[CountedCourse | CourseId]):
     """Change fields of a course, by their names in `records.Course`; promotes whom the change lets in."""
 
     course_id: int
@@ -226,7 +251,16 @@ class DeleteCourse(Command[Done]):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class UpdateStudent(Command[Student]):
+class CreateStudent(Command[Student | StudentId]):
+    """Create a student."""
+
+    student: NewStudent
+
+    creates: ClassVar[bool] = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class UpdateStudent(Command[Student | StudentId]):
     """Change fields of a student, by their names in `records.Student`."""
 
     student_id: int

@@ -20,7 +20,7 @@ from enrollment_service.domain.commands import (
     UpdateCourse,
     UpdateStudent,
 )
-from enrollment_service.domain.fingerprints import fingerprint
+from enrollment_service.domain.fingerprints import encoded
 from enrollment_service.domain.state import Pair, Seats
 
 
@@ -145,4 +145,4 @@ def _at_odds(command: Command[Any], first: dict[RequestKey, Command[Any]]) -> bo
     if command.key is None:
         return False
     earlier = first.setdefault(command.key, command)
-    return earlier is not command and fingerprint(earlier) != fingerprint(command)
+    return earlier is not command and encoded(earlier) != encoded(command)

@@ -6,6 +6,7 @@ Named tuples, because thousands are made per second and none is ever changed.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
@@ -16,6 +17,25 @@ WAITLISTED = 2
 DROPPED = 3
 
 STATE_NAMES = {ENROLLED: "ENROLLED", WAITLISTED: "WAITLISTED", DROPPED: "DROPPED"}
+
+# What an event tells of, likewise. 5 is a waiver's, which is not written yet.
+OF_ENROLLMENT = 1
+COURSE_CREATED = 2
+COURSE_UPDATED = 3
+COURSE_DELETED = 4
+
+
+class ServiceReason(StrEnum):
+    """The reasons in the event log that are the service's own; callers cannot give them."""
+
+    MIGRATION = "migration"
+    PROMOTION = "waitlist_promotion"
+    SWAP = "swap"
+    TRADE = "trade"
+    IMPORT = "import"
+    RECONCILE = "reconcile"
+    STUDENT_DELETED = "student_deleted"
+    COURSE_DELETED = "course_deleted"
 
 
 class Student(NamedTuple):
@@ -70,15 +90,15 @@ class Course(_CourseFields):
 
 
 class NewCourse(NamedTuple):
-    """A course to create."""
+    """A course to create. What has a default need not be given, and is no part of a fingerprint where it has it."""
 
     code: str
     title: str
-    description: str
-    capacity: int | None
-    waitlist_capacity: int
-    enroll_open_time: datetime | None
-    enroll_close_time: datetime | None
+    description: str = ""
+    capacity: int | None = None
+    waitlist_capacity: int = 0
+    enroll_open_time: datetime | None = None
+    enroll_close_time: datetime | None = None
 
 
 class CountedCourse(NamedTuple):
@@ -115,14 +135,22 @@ class EnrollmentView(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One transition of one enrollment, as it goes into the log."""
+    """One change of an enrollment or of a course, as it goes into the log; counts and capacity are those after it.
+
+    An event of a course has no student, no state and no position. `changed_fields` are those of COURSE_UPDATED.
+    """
 
     course_id: int
     sequence: int
-    student_id: int
+    kind: int
+    student_id: int | None
     previous_state: int
     state: int
     waitlist_position: int
+    enrolled_count: int
+    waitlisted_count: int
+    capacity: int | None
+    changed_fields: tuple[str, ...] | None
     event_time: datetime
     request_id: UUID | None
     actor: str

@@ -14,6 +14,8 @@ from typing import Any
 from enrollment_service.domain.commands import (
     Answer,
     Command,
+    CreateCourse,
+    CreateStudent,
     DeleteCourse,
     DeleteStudent,
     Done,
@@ -32,7 +34,9 @@ from enrollment_service.domain.errors import (
     Reason,
     Refusal,
     Violation,
+    code_taken,
     course_not_found,
+    email_taken,
     etag_mismatch,
     invalid_field,
     not_enrolled,
@@ -46,6 +50,7 @@ from enrollment_service.domain.records import (
     CountedCourse,
     Enrollment,
     EnrollmentView,
+    ServiceReason,
     Student,
 )
 from enrollment_service.domain.state import Cause, Seats, State
@@ -114,7 +119,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
     _refuse_if(_already_in(state, command.student_id, target))
     _refuse_if(entry_violations(target, state.now, waitlist=False))
-    cause = _cause(command, "swap")
+    cause = _cause(command, ServiceReason.SWAP)
     dropped = state.drop(leaving, source, cause)
     state.promote(source, cause)
     entered = state.seat(command.student_id, target, cause)
@@ -125,7 +130,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
 
 def import_rows(state: State, command: Import) -> ImportAnswer:
     """Many students enter many courses, row by row; what a row is refused for is reported, not raised."""
-    cause = _cause(command, "import")
+    cause = _cause(command, ServiceReason.IMPORT)
     counts = {ENROLLED: 0, WAITLISTED: 0}
     already = 0
     rejected: list[tuple[int, Reason]] = []
@@ -160,7 +165,7 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     leaving = [enrollment for enrollment in present if enrollment.student_id not in wanted]
     staying = {enrollment.student_id for enrollment in present if enrollment.state == ENROLLED} & wanted
     _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
-    cause = _cause(command, "reconcile")
+    cause = _cause(command, ServiceReason.RECONCILE)
     for enrollment in leaving:
         state.drop(enrollment, seats, cause)
         if enrollment.state == ENROLLED:
@@ -178,6 +183,14 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
 # --- courses and students ---------------------------------------------------------------------------------------
 
 
+def create_course(state: State, command: CreateCourse) -> CountedCourse:
+    """A course begins, unless another has its code; whether one has, the insert has found out."""
+    course = state.new_courses.get(command)
+    if course is None:
+        raise code_taken(state.owners.get(command))
+    return state.open_course(course, _cause(command)).counted
+
+
 def update_course(state: State, command: UpdateCourse) -> CountedCourse:
     """Fields of a course change; seats that this frees or opens go to the waiters at once."""
     _refuse_if(_missing_courses(state, command.locks))
@@ -186,9 +199,10 @@ def update_course(state: State, command: UpdateCourse) -> CountedCourse:
     wanted = seats.course._replace(**_seat_rules(seats))._replace(**command.changes)
     _refuse_if(_window_order(seats, wanted.enroll_open_time, wanted.enroll_close_time))
     _refuse_if(_capacity_below(seats, wanted.capacity))
+    cause = _cause(command)
     if wanted != seats.course:
-        state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now))
-    state.promote(seats, _cause(command))
+        state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now), cause)
+    state.promote(seats, cause)
     return seats.counted
 
 
@@ -199,11 +213,19 @@ def delete_course(state: State, command: DeleteCourse) -> Done:
     _check_course_etag(seats, command.etag)
     if not command.force:
         _refuse_if(_has_enrollments(f"courses/{command.course_id}", seats.enrolled_count, seats.waitlisted_count))
-    cause = _cause(command, "course_deleted")
+    cause = _cause(command, ServiceReason.COURSE_DELETED)
     for enrollment in state.enrollments_of(course_id=command.course_id):
         state.drop(enrollment, seats, cause)
-    state.delete_course(command.course_id)
+    state.delete_course(seats, cause)
     return Done()
+
+
+def create_student(state: State, command: CreateStudent) -> Student:
+    """A student begins, unless another has the e-mail address; whether one has, the insert has found out."""
+    student = state.new_students.get(command)
+    if student is None:
+        raise email_taken(state.owners.get(command))
+    return student
 
 
 def update_student(state: State, command: UpdateStudent) -> Student:
@@ -224,7 +246,7 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
     if not command.force:
         waiting = sum(enrollment.state == WAITLISTED for enrollment in held)
         _refuse_if(_has_enrollments(f"students/{command.student_id}", len(held) - waiting, waiting))
-    cause = _cause(command, "student_deleted")
+    cause = _cause(command, ServiceReason.STUDENT_DELETED)
     for enrollment in held:
         seats = state.seats[enrollment.course_id]
         state.drop(enrollment, seats, cause)
@@ -239,8 +261,10 @@ _RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
     Swap: swap,
     Import: import_rows,
     Reconcile: reconcile,
+    CreateCourse: create_course,
     UpdateCourse: update_course,
     DeleteCourse: delete_course,
+    CreateStudent: create_student,
     UpdateStudent: update_student,
     DeleteStudent: delete_student,
 }

@@ -11,25 +11,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from enrollment_service.domain.commands import Command
 from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    COURSE_UPDATED,
     DROPPED,
     ENROLLED,
     NO_STATE,
+    OF_ENROLLMENT,
     WAITLISTED,
     CountedCourse,
     Course,
     Enrollment,
     Event,
+    NewCourse,
+    ServiceReason,
     Student,
 )
 
 Pair = tuple[int, int]
 # What to insert, update and delete in `student_courses`.
 NetChanges: TypeAlias = tuple[list[Enrollment], list[Enrollment], list[Pair]]
-PROMOTION = "waitlist_promotion"
 
 
 class Cause(NamedTuple):
@@ -85,11 +91,16 @@ class State:
     enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
     students: dict[int, Student] = field(default_factory=dict)
     missing_students: set[int] = field(default_factory=set)
+    # What was inserted for the commands that create something, and the ids of those who have the key of the others.
+    new_students: dict[Command[Any], Student] = field(default_factory=dict)
+    new_courses: dict[Command[Any], Course] = field(default_factory=dict)
+    owners: dict[Command[Any], int] = field(default_factory=dict)
 
     events: list[Event] = field(default_factory=list)
     # Whether the row of a touched pair was in the database before the batch.
     existed: dict[Pair, bool] = field(default_factory=dict)
     touched_courses: set[int] = field(default_factory=set)
+    opened_courses: set[int] = field(default_factory=set)
     # The names of the fields that are new, by the id of the course.
     changed_courses: dict[int, set[str]] = field(default_factory=dict)
     changed_students: set[int] = field(default_factory=set)
@@ -152,7 +163,7 @@ class State:
         """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
         promoted: list[int] = []
         closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
-        cause = cause._replace(reason=PROMOTION)
+        cause = cause._replace(reason=ServiceReason.PROMOTION)
         while seats.waitlisted_count and seats.has_room and not closed:
             student_id, _ = seats.queue.popitem(last=False)
             waiting = self.enrollments[student_id, seats.course_id]
@@ -166,8 +177,28 @@ class State:
             promoted.append(student_id)
         return promoted
 
-    def change_course(self, seats: Seats, course: Course) -> None:
-        """Replaces what clients write of a course."""
+    def open_course(self, course: Course, cause: Cause) -> Seats:
+        """Gives a new course its seats, all of them free."""
+        seats = Seats(
+            course.course_id,
+            course,
+            course.capacity,
+            course.waitlist_capacity,
+            course.enroll_open_time,
+            course.enroll_close_time,
+            enrolled_count=0,
+            waitlisted_count=0,
+            last_sequence=0,
+            last_event_time=None,
+            queue_whole=True,
+        )
+        self.seats[course.course_id] = seats
+        self.opened_courses.add(course.course_id)
+        self._log_course(seats, COURSE_CREATED, None, cause)
+        return seats
+
+    def change_course(self, seats: Seats, course: Course, cause: Cause) -> None:
+        """Replaces what clients write of a course, by something else."""
         new = {name for name, old, wanted in zip(Course._fields, seats.course, course, strict=True) if wanted != old}
         seats.course = course
         seats.capacity = course.capacity
@@ -176,9 +207,12 @@ class State:
         seats.enroll_close_time = course.enroll_close_time
         self.changed_courses.setdefault(course.course_id, set()).update(new)
         self.touched_courses.add(course.course_id)
+        self._log_course(seats, COURSE_UPDATED, tuple(name for name in NewCourse._fields if name in new), cause)
 
-    def delete_course(self, course_id: int) -> None:
+    def delete_course(self, seats: Seats, cause: Cause) -> None:
         """Removes a course that nobody is in any more."""
+        course_id = seats.course_id
+        self._log_course(seats, COURSE_DELETED, None, cause)
         del self.seats[course_id]
         self.touched_courses.discard(course_id)
         self.changed_courses.pop(course_id, None)
@@ -213,9 +247,13 @@ class State:
                 (updated if self.existed[pair] else inserted).append(enrollment)
         return inserted, updated, deleted
 
+    def opened_seats(self) -> Iterable[Seats]:
+        """The seat rows that are new, by ascending id."""
+        return [self.seats[course_id] for course_id in sorted(self.opened_courses)]
+
     def touched_seats(self) -> Iterable[Seats]:
         """The seat rows to write back, by ascending id."""
-        return [self.seats[course_id] for course_id in sorted(self.touched_courses)]
+        return [self.seats[course_id] for course_id in sorted(self.touched_courses - self.opened_courses)]
 
     def _enter(self, student_id: int, seats: Seats, state: int, cause: Cause) -> Enrollment:
         course_id = seats.course_id
@@ -237,6 +275,23 @@ class State:
         self.touched_courses.add(seats.course_id)
 
     def _log(self, seats: Seats, student_id: int, previous: int, state: int, position: int, cause: Cause) -> Event:
+        return self._append(seats, OF_ENROLLMENT, student_id, previous, state, position, None, cause)
+
+    def _log_course(self, seats: Seats, kind: int, changed_fields: tuple[str, ...] | None, cause: Cause) -> None:
+        self._append(seats, kind, None, NO_STATE, NO_STATE, 0, changed_fields, cause)
+
+    def _append(
+        self,
+        seats: Seats,
+        kind: int,
+        student_id: int | None,
+        previous: int,
+        state: int,
+        position: int,
+        changed_fields: tuple[str, ...] | None,
+        cause: Cause,
+    ) -> Event:
+        """Adds an event to the log of a course; whoever calls this has brought the counts up to date."""
         seats.last_sequence += 1
         # The clock of a database may be set back; the log of a course may not.
         if seats.last_event_time is None or self.now > seats.last_event_time:
@@ -244,10 +299,15 @@ class State:
         event = Event(
             seats.course_id,
             seats.last_sequence,
+            kind,
             student_id,
             previous,
             state,
             position,
+            seats.enrolled_count,
+            seats.waitlisted_count,
+            seats.capacity,
+            changed_fields,
             seats.last_event_time,
             *cause,
         )

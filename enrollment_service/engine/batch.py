@@ -1,20 +1,20 @@
-"""One batch in one transaction: lock, load, claim request ids, decide, apply. Who calls it commits."""
+"""One batch in one transaction: lock, load, claim request ids, insert what is new, decide, apply. Who calls commits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from enrollment_service.domain.commands import Answer, Command, EnrollmentsAnswer, RequestKey
+from enrollment_service.domain.commands import Answer, Command, CourseId, EnrollmentsAnswer, RequestKey, StudentId
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.footprint import Footprint, Row
-from enrollment_service.domain.records import Event
+from enrollment_service.domain.records import CountedCourse, Event, Student
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
-from enrollment_service.engine.loading import lock_and_load
+from enrollment_service.engine.loading import insert_new, lock_and_load
 from enrollment_service.store import courses, requests, seats, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
@@ -105,6 +105,7 @@ async def _claim(commands: Iterable[Command[Any]], connection: DriverConnection)
 async def _decide(state: State, commands: Sequence[Command[Any]], connection: DriverConnection) -> Outcomes:
     if not commands:
         return {}
+    await insert_new(connection, state, commands)
     answers, changes = await _worked_out(state, commands)
     outcomes: Outcomes = dict(zip(commands, answers, strict=True))
     await _apply(state, changes, connection)
@@ -152,24 +153,41 @@ async def _record(outcomes: Outcomes, connection: DriverConnection) -> None:
 
 
 async def _replay(recorded: dict[Command[Any], Recorded], connection: DriverConnection) -> Outcomes:
-    """The answers on record, with today's details of the courses."""
-    return {command: await _reply(command, record, connection) for command, record in recorded.items()}
+    """The answers on record, with today's details of students and courses."""
+    outcomes: Outcomes = {
+        command: replies.decode(record.outcome) if record.is_same else _reused() for command, record in recorded.items()
+    }
+    student_ids, course_ids = set(), set()
+    for command, outcome in outcomes.items():
+        if isinstance(outcome, StudentId):
+            student_ids.add(outcome.student_id)
+        elif isinstance(outcome, CourseId):
+            course_ids.add(outcome.course_id)
+        elif isinstance(outcome, EnrollmentsAnswer) and command.shows_courses:
+            course_ids.update(view.enrollment.course_id for view in outcome.enrollments)
+    students_today = await students.read_students(connection, student_ids) if student_ids else {}
+    courses_today = await courses.read_courses(connection, course_ids) if course_ids else {}
+    return {
+        command: _as_of_today(command, outcome, students_today, courses_today) for command, outcome in outcomes.items()
+    }
 
 
-async def _reply(command: Command[Any], record: Recorded, connection: DriverConnection) -> Outcome:
-    if record.fingerprint != fingerprint(command):
-        return _reused()
-    answer = replies.decode(record.outcome)
-    if command.shows_courses and isinstance(answer, EnrollmentsAnswer):
-        return await _with_courses(answer, connection)
-    return answer
-
-
-async def _with_courses(answer: EnrollmentsAnswer, connection: DriverConnection) -> EnrollmentsAnswer:
-    found = await courses.read_courses(connection, [view.enrollment.course_id for view in answer.enrollments])
-    return EnrollmentsAnswer(
-        tuple(view._replace(course=found.get(view.enrollment.course_id)) for view in answer.enrollments)
-    )
+def _as_of_today(
+    command: Command[Any],
+    outcome: Outcome,
+    students_today: Mapping[int, Student],
+    courses_today: Mapping[int, CountedCourse],
+) -> Outcome:
+    """What was answered, with what is known today; of what is gone the id stays."""
+    if isinstance(outcome, StudentId):
+        return students_today.get(outcome.student_id, outcome)
+    if isinstance(outcome, CourseId):
+        return courses_today.get(outcome.course_id, outcome)
+    if isinstance(outcome, EnrollmentsAnswer) and command.shows_courses:
+        return EnrollmentsAnswer(
+            tuple(view._replace(course=courses_today.get(view.enrollment.course_id)) for view in outcome.enrollments)
+        )
+    return outcome
 
 
 def _reused() -> Refusal:

@@ -1,4 +1,7 @@
-"""Locks what a batch touches and loads it: from commands to a `State` that `decide` can work on."""
+"""Locks what a batch touches and loads it: from commands to a `State` that `decide` can work on.
+
+What is to be created cannot be locked; here it is inserted, once the request ids are claimed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from enrollment_service.domain.commands import Command
+from enrollment_service.domain.commands import Command, CreateCourse, CreateStudent
 from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
 from enrollment_service.domain.records import WAITLISTED, Enrollment
 from enrollment_service.domain.state import Pair, Seats, State
@@ -48,6 +51,24 @@ async def lock_and_load(
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
     return state, busy
+
+
+async def insert_new(connection: DriverConnection, state: State, commands: Sequence[Command[Any]]) -> None:
+    """Inserts what the commands create, as far as its unique keys are free.
+
+    What does not exist yet cannot be locked: to insert it is to lock its key. So a command learns only from this
+    whether it may; the rules decide on what was found.
+    """
+    of_students = [command for command in commands if isinstance(command, CreateStudent)]
+    if of_students:
+        made, owners = await students.create_students(connection, [one.student for one in of_students], state.now)
+        state.new_students = {of_students[index]: student for index, student in made.items()}
+        state.owners |= {of_students[index]: owner for index, owner in owners.items()}
+    of_courses = [command for command in commands if isinstance(command, CreateCourse)]
+    if of_courses:
+        opened, owners = await courses.create_courses(connection, [one.course for one in of_courses], state.now)
+        state.new_courses = {of_courses[index]: course for index, course in opened.items()}
+        state.owners |= {of_courses[index]: owner for index, owner in owners.items()}
 
 
 async def _with_details(

@@ -2,21 +2,33 @@
 
 Encoding 1 is JSON: `v`, and what the method answers in terms of the domain, each field by a name that is written down
 here and owes nothing to the names of Python's classes. Times are ISO 8601 in UTC. Details of students and courses are
-left out: a retry is told today's. `tests/engine/test_replies.py` holds golden bytes, to be added to, never changed.
+left out: a retry is told today's. So of a student or a course only the id is kept. `tests/engine/test_replies.py` holds
+golden bytes, to be added to, never changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
-from enrollment_service.domain.commands import Answer, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer
+from enrollment_service.domain.commands import (
+    Answer,
+    CourseId,
+    Done,
+    EnrollmentsAnswer,
+    ImportAnswer,
+    ReconcileAnswer,
+    StudentId,
+)
 from enrollment_service.domain.errors import Reason
-from enrollment_service.domain.records import Enrollment, EnrollmentView
+from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
 
 _ENCODING = 1
+
+Kept: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | StudentId | CourseId | Done
 
 
 def encode(answer: Answer) -> str:
@@ -27,19 +39,21 @@ def encode(answer: Answer) -> str:
         value = {"import": _encode_import(answer)}
     elif isinstance(answer, ReconcileAnswer):
         value = {"reconcile": _encode_reconcile(answer)}
+    elif isinstance(answer, Student | StudentId):
+        value = {"student": {"student_id": answer.student_id}}
+    elif isinstance(answer, CountedCourse):
+        value = {"course": {"course_id": answer.course.course_id}}
+    elif isinstance(answer, CourseId):
+        value = {"course": {"course_id": answer.course_id}}
     else:
-        raise TypeError(f"{type(answer).__name__} is not kept for retries")
+        value = {"done": {}}
     return orjson.dumps({"v": _ENCODING, **value}).decode()
 
 
-def decode(text: str) -> EnrollmentsAnswer | ImportAnswer | ReconcileAnswer:
-    """The answer that was kept; of enrollments without their courses."""
-    value = orjson.loads(text)
-    if "enrollments" in value:
-        return EnrollmentsAnswer(tuple(EnrollmentView(_decode_enrollment(kept)) for kept in value["enrollments"]))
-    if "import" in value:
-        return _decode_import(value["import"])
-    return _decode_reconcile(value["reconcile"])
+def decode(text: str) -> Kept:
+    """The answer that was kept: enrollments without their courses, a student or a course by its id."""
+    (kind, value), *_ = ((name, kept) for name, kept in orjson.loads(text).items() if name != "v")
+    return _DECODERS[kind](value)
 
 
 def _encode_enrollment(enrollment: Enrollment) -> dict[str, Any]:
@@ -90,6 +104,16 @@ def _encode_reconcile(answer: ReconcileAnswer) -> dict[str, Any]:
 
 def _decode_reconcile(kept: dict[str, Any]) -> ReconcileAnswer:
     return ReconcileAnswer(tuple(kept["added"]), tuple(kept["removed"]), kept["unchanged_count"])
+
+
+_DECODERS: dict[str, Callable[[Any], Kept]] = {
+    "enrollments": lambda kept: EnrollmentsAnswer(tuple(EnrollmentView(_decode_enrollment(one)) for one in kept)),
+    "import": _decode_import,
+    "reconcile": _decode_reconcile,
+    "student": lambda kept: StudentId(kept["student_id"]),
+    "course": lambda kept: CourseId(kept["course_id"]),
+    "done": lambda _: Done(),
+}
 
 
 def _time(value: str | None) -> datetime | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from enrollment_service.domain.commands import Command, Enroll, ImportAnswer, Reconcile, Swap
 from enrollment_service.domain.errors import Reason, Refusal
-from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED, Event
+from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, OF_ENROLLMENT, WAITLISTED, Event
 from enrollment_service.telemetry import metrics
 
 _COUNTERS = {
@@ -44,8 +44,9 @@ def count(events: Sequence[Event], outcomes: Mapping[Command[Any], Any]) -> None
     """Counts the transitions of a committed transaction, and the refusals among what was decided in it."""
     times: dict[tuple[int, int], int] = {}
     for event in events:
-        transition = event.previous_state, event.state
-        times[transition] = times.get(transition, 0) + 1
+        if event.kind == OF_ENROLLMENT:
+            transition = event.previous_state, event.state
+            times[transition] = times.get(transition, 0) + 1
     for transition, number in times.items():
         _COUNTERS[transition].inc(number)
     for command, outcome in outcomes.items():

@@ -7,6 +7,7 @@ fails.
 - The usual lane waits for no lock: what others have locked is set aside.
 - What was set aside waits in the patient lane (`patient.py`), row by row.
 - Commands that may take long have a lane of their own, so that a single call never waits for more than one of them.
+- Commands that create something have one too: a key that somebody else is about to take cannot be skipped.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Writer:
         self._database = database
         self._usual_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
         self._bulk_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
+        self._creating_held = database.hold(locks.MAX_WAIT_HOLDING_MS)
         batcher = partial(
             Batcher[Command[Any], Answer],
             max_weight=settings.max_batch,
@@ -57,6 +59,7 @@ class Writer:
         )
         self._usual = batcher(self._run_usual, served=metrics.batches("usual"))
         self._bulk = batcher(self._run_bulk, served=metrics.batches("bulk"))
+        self._creating = batcher(self._run_creating, served=metrics.batches("creating"))
         self._patient = PatientLane(
             database,
             self._run_patient,
@@ -71,7 +74,7 @@ class Writer:
         Raises:
             ServiceError: the command was refused, or could not be done.
         """
-        lane = self._bulk if command.bulk else self._usual
+        lane = self._bulk if command.bulk else self._creating if command.creates else self._usual
         with tracing.waiting(command):
             return cast(A, await lane.submit(command, deadline))
 
@@ -80,6 +83,7 @@ class Writer:
         return [
             (metrics.queue_depth("usual"), lambda: self._usual.waiting),
             (metrics.queue_depth("bulk"), lambda: self._bulk.waiting),
+            (metrics.queue_depth("creating"), lambda: self._creating.waiting),
             *self._patient.samples(),
         ]
 
@@ -87,9 +91,11 @@ class Writer:
         """Answers everybody who waits, then gives the connections back."""
         await self._usual.close()
         await self._bulk.close()
+        await self._creating.close()
         await self._patient.close()
         await self._usual_held.close()
         await self._bulk_held.close()
+        await self._creating_held.close()
 
     # --- the lanes ----------------------------------------------------------------------------------------------
 
@@ -103,6 +109,11 @@ class Writer:
         with tracing.batch("bulk") as serves:
             serves(commands)
             return await self._run(self._bulk_held, commands, skip_locked=False)
+
+    async def _run_creating(self, commands: Sequence[Command[Any]]) -> Answers:
+        with tracing.batch("creating") as serves:
+            serves(commands)
+            return await self._run(self._creating_held, commands, skip_locked=True)
 
     async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
         """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""

@@ -15,7 +15,16 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
+from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    DROPPED,
+    ENROLLED,
+    NO_STATE,
+    OF_ENROLLMENT,
+    WAITLISTED,
+    ServiceReason,
+)
 from enrollment_service.store.database import Database
 
 MAX_EXAMPLES = 5
@@ -45,8 +54,9 @@ class Finding:
         return f"{self.count} wrong: {rows}{'; ...' if self.count > len(self.examples) else ''}"
 
 
-# In a log that the migration began, its events tell where everybody stood, not in which order they had come.
-_MIGRATED = "migration"
+# In a log that a migration began, its events tell where everybody stood, not in which order they had come, and what
+# the capacity was in the end, not in between.
+_MIGRATED = ServiceReason.MIGRATION
 _LEGAL = ", ".join(
     f"({before}, {after})"
     for before, after in (
@@ -94,13 +104,20 @@ CHECKS = (
     ),
     Check(
         "capacity",
-        "No course has more students than seats.",
+        "No course has more students than seats, or ever had.",
         f"""
         SELECT s.course_id
         FROM course_seats s LEFT JOIN (
             SELECT course_id, count(*) AS enrolled FROM student_courses WHERE state = {ENROLLED} GROUP BY course_id
         ) n USING (course_id)
         WHERE s.capacity < greatest(s.enrolled_count, n.enrolled)
+        UNION
+        SELECT course_id
+        FROM enrollment_events v
+        WHERE enrolled_count > capacity AND NOT EXISTS (
+            SELECT FROM enrollment_events f
+            WHERE (f.course_id, f.sequence, f.reason) = (v.course_id, 1, '{_MIGRATED}')
+        )
         """,
     ),
     Check(
@@ -124,7 +141,7 @@ CHECKS = (
         SELECT course_id, student_id, last.sequence
         FROM (
             SELECT DISTINCT ON (course_id, student_id) course_id, student_id, state, sequence, event_time
-            FROM enrollment_events ORDER BY course_id, student_id, sequence DESC
+            FROM enrollment_events WHERE kind = {OF_ENROLLMENT} ORDER BY course_id, student_id, sequence DESC
         ) last FULL JOIN student_courses e USING (course_id, student_id)
         WHERE CASE
             WHEN e.state IS NULL THEN last.state <> {DROPPED}
@@ -139,7 +156,8 @@ CHECKS = (
         SELECT course_id, student_id, first.sequence
         FROM (
             SELECT DISTINCT ON (course_id, student_id) course_id, student_id, sequence, event_time, reason
-            FROM enrollment_events WHERE previous_state = {NO_STATE} ORDER BY course_id, student_id, sequence DESC
+            FROM enrollment_events WHERE kind = {OF_ENROLLMENT} AND previous_state = {NO_STATE}
+            ORDER BY course_id, student_id, sequence DESC
         ) first JOIN student_courses e USING (course_id, student_id)
         WHERE first.event_time <> e.create_time AND first.reason <> '{_MIGRATED}'
         """,
@@ -158,15 +176,66 @@ CHECKS = (
         """,
     ),
     Check(
-        "last sequences",
-        "A course knows the number and the time of its last event.",
+        "last events",
+        "A course knows the number and the time of its last event, and has the counts and the capacity after it.",
         """
         SELECT s.course_id, last.sequence
         FROM course_seats s LEFT JOIN LATERAL (
-            SELECT sequence, event_time FROM enrollment_events v
+            SELECT sequence, event_time, enrolled_count, waitlisted_count, capacity FROM enrollment_events v
             WHERE v.course_id = s.course_id ORDER BY sequence DESC LIMIT 1
         ) last ON true
-        WHERE s.last_sequence <> coalesce(last.sequence, 0) OR s.last_event_time IS DISTINCT FROM last.event_time
+        WHERE (s.last_sequence, s.last_event_time, s.enrolled_count, s.waitlisted_count, s.capacity)
+            IS DISTINCT FROM
+            (last.sequence, last.event_time, last.enrolled_count, last.waitlisted_count, last.capacity)
+        """,
+    ),
+    Check(
+        "courses are the log",
+        "The log of a course begins with its creation, and ends with its deletion if and only if it is gone.",
+        f"""
+        SELECT course_id, sequence
+        FROM (
+            SELECT course_id, sequence, kind, lag(kind) OVER life AS kind_before, lead(kind) OVER life AS kind_after
+            FROM enrollment_events WINDOW life AS (PARTITION BY course_id ORDER BY sequence)
+        ) lives
+        WHERE (kind = {COURSE_CREATED}) <> (kind_before IS NULL)
+            OR (kind = {COURSE_DELETED} AND kind_after IS NOT NULL)
+        UNION
+        SELECT coalesce(c.id, last.course_id), last.sequence
+        FROM courses c FULL JOIN (
+            SELECT DISTINCT ON (course_id) course_id, sequence, kind
+            FROM enrollment_events ORDER BY course_id, sequence DESC
+        ) last ON last.course_id = c.id
+        WHERE (c.id IS NULL) IS DISTINCT FROM (last.kind = {COURSE_DELETED})
+        """,
+    ),
+    Check(
+        "event counts",
+        "The counts in an event are what all events up to it add up to.",
+        f"""
+        SELECT course_id, sequence
+        FROM (
+            SELECT course_id, sequence, enrolled_count, waitlisted_count,
+                sum((state = {ENROLLED})::int - (previous_state = {ENROLLED})::int) OVER so_far AS enrolled,
+                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER so_far AS waitlisted
+            FROM enrollment_events
+            WINDOW so_far AS (PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING)
+        ) folded
+        WHERE (enrolled_count, waitlisted_count) <> (enrolled, waitlisted)
+        """,
+    ),
+    Check(
+        "event capacities",
+        "The capacity in an event is that of the event before it, unless the event says that it was changed.",
+        """
+        SELECT course_id, sequence
+        FROM (
+            SELECT course_id, sequence, capacity, changed_fields, lag(kind) OVER life AS kind_before,
+                lag(capacity) OVER life AS before
+            FROM enrollment_events WINDOW life AS (PARTITION BY course_id ORDER BY sequence)
+        ) limited
+        WHERE kind_before IS NOT NULL
+            AND (capacity IS DISTINCT FROM before) <> coalesce('capacity' = ANY (changed_fields), false)
         """,
     ),
     Check(
@@ -190,7 +259,7 @@ CHECKS = (
         FROM (
             SELECT course_id, student_id, sequence, previous_state, state,
                 lag(state, 1, {DROPPED}::smallint) OVER (PARTITION BY course_id, student_id ORDER BY sequence) AS before
-            FROM enrollment_events
+            FROM enrollment_events WHERE kind = {OF_ENROLLMENT}
         ) chained
         WHERE (previous_state, state) NOT IN ({_LEGAL})
             OR previous_state <> CASE before WHEN {DROPPED} THEN {NO_STATE} ELSE before END

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import any_, delete, insert, or_, select, update
+from sqlalchemy import any_, bindparam, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
@@ -93,43 +93,23 @@ async def read_details(
 
 
 def _create() -> Prepared:
-    rows = rows_of(
-        codes=text, titles=text, descriptions=text, capacities=integer, waitlist_capacities=integer,
-        open_times=timestamp, close_times=timestamp, ordinals=bigint,
-    )  # fmt: skip
+    rows = rows_of(codes=text, titles=text, descriptions=text, ordinals=bigint)
+    now = bindparam("now", type_=timestamp)
     # Ids are drawn first, so that the rows which were inserted can be told apart from those that were not.
     drawn = select(next_id("courses").label("id"), *rows.c).cte("drawn")
     inserted = (
         insert_or_skip(CourseRow)
         .from_select(
-            ["id", "code", "title", "description"],
-            select(drawn.c.id, drawn.c.codes, drawn.c.titles, drawn.c.descriptions).order_by(
+            ["id", "code", "title", "description", "create_time", "update_time"],
+            select(drawn.c.id, drawn.c.codes, drawn.c.titles, drawn.c.descriptions, now, now).order_by(
                 drawn.c.codes, drawn.c.ordinals
             ),
         )
         .on_conflict_do_nothing()
-        .returning(CourseRow.id, CourseRow.create_time, CourseRow.update_time)
+        .returning(CourseRow.id)
         .cte("inserted")
     )
-    seats = (
-        insert(SeatsRow)
-        .from_select(
-            ["course_id", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time"],
-            select(
-                drawn.c.id,
-                drawn.c.capacities,
-                drawn.c.waitlist_capacities,
-                drawn.c.open_times,
-                drawn.c.close_times,
-            ).join_from(drawn, inserted, inserted.c.id == drawn.c.id),
-        )
-        .cte("seated")
-    )
-    return Prepared(
-        select(drawn.c.ordinals, inserted.c.id, inserted.c.create_time, inserted.c.update_time)
-        .join_from(drawn, inserted, inserted.c.id == drawn.c.id)
-        .add_cte(seats)
-    )
+    return Prepared(select(drawn.c.ordinals, inserted.c.id).join_from(drawn, inserted, inserted.c.id == drawn.c.id))
 
 
 _create_courses = _create()
@@ -137,30 +117,26 @@ _owners = Prepared(select(CourseRow.code, CourseRow.id).where(CourseRow.code == 
 
 
 async def create_courses(
-    connection: DriverConnection, courses: Sequence[NewCourse]
-) -> tuple[dict[int, Course], dict[str, int]]:
-    """Creates the courses whose code is free.
+    connection: DriverConnection, courses: Sequence[NewCourse], now: datetime
+) -> tuple[dict[int, Course], dict[int, int]]:
+    """Creates the courses whose code is free, still without their seat rows; `now` is when.
 
     Returns:
-        The created courses by their index in `courses`, and the ids of the courses that own the other codes.
+        The created courses by their index in `courses`, and for the other indices the id of the course that has the
+        code.
     """
     rows = await _create_courses.fetch(
         connection,
         codes=[course.code for course in courses],
         titles=[course.title for course in courses],
         descriptions=[course.description for course in courses],
-        capacities=[course.capacity for course in courses],
-        waitlist_capacities=[course.waitlist_capacity for course in courses],
-        open_times=[course.enroll_open_time for course in courses],
-        close_times=[course.enroll_close_time for course in courses],
         ordinals=range(len(courses)),
+        now=now,
     )
-    created = {
-        row["ordinals"]: Course._make((row["id"], *courses[row["ordinals"]], row["create_time"], row["update_time"], 1))
-        for row in rows
-    }
-    taken = [course.code for index, course in enumerate(courses) if index not in created]
-    return created, await code_owners(connection, taken)
+    created = {row["ordinals"]: Course._make((row["id"], *courses[row["ordinals"]], now, now, 1)) for row in rows}
+    taken = {index: course.code for index, course in enumerate(courses) if index not in created}
+    owners = await code_owners(connection, list(taken.values()))
+    return created, {index: owners[code] for index, code in taken.items() if code in owners}
 
 
 async def code_owners(connection: DriverConnection, codes: Sequence[str]) -> dict[str, int]:

@@ -27,11 +27,11 @@ Clock: TypeAlias = ColumnElement[datetime]
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head. Revisions are numbers
 # in order, so that one that this code does not know yet is known to be newer.
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 
-# Connections that are held, at the most: by the reader, the two creators and the probe one each, by the writer's lanes
-# five, and by the housekeeping while it is at work.
-MAX_HELD = 10
+# Connections that are held, at the most: by the reader and the probe one each, by the writer's lanes six, and by the
+# housekeeping one while it is at work.
+MAX_HELD = 9
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}

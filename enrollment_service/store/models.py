@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -29,7 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
-from enrollment_service.domain.records import ENROLLED, WAITLISTED
+from enrollment_service.domain.records import COURSE_CREATED, COURSE_DELETED, COURSE_UPDATED, ENROLLED, WAITLISTED
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -170,21 +171,39 @@ class EnrollmentRow(Base):
 
 
 class EventRow(Base):
-    """One transition of one enrollment; append-only. No foreign keys, so history outlives deletes."""
+    """One change of an enrollment or of a course; append-only. No foreign keys, so history outlives deletes.
+
+    Counts and capacity are those of the course after it. `kind` has no default: a server that knows nothing of kinds
+    cannot write.
+    """
 
     __tablename__ = "enrollment_events"
 
     course_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    student_id: Mapped[int]
+    kind: Mapped[int] = mapped_column(SmallInteger)
+    student_id: Mapped[int | None]
     previous_state: Mapped[int] = mapped_column(SmallInteger)
     state: Mapped[int] = mapped_column(SmallInteger)
     waitlist_position: Mapped[int] = mapped_column(Integer, server_default="0")
+    enrolled_count: Mapped[int] = mapped_column(Integer)
+    waitlisted_count: Mapped[int] = mapped_column(Integer)
+    capacity: Mapped[int | None] = mapped_column(Integer)
+    # The names of what COURSE_UPDATED has changed; null in all other events.
+    changed_fields: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     event_time: Mapped[datetime]
     request_id: Mapped[UUID | None]
     actor: Mapped[str] = mapped_column(server_default="")
     reason: Mapped[str] = mapped_column(String(64), server_default="")
     xid: Mapped[int] = mapped_column(Xid8(), server_default=text("pg_current_xact_id()"))
+
+    __table_args__ = (
+        CheckConstraint(
+            f"(student_id IS NULL) = (kind IN ({COURSE_CREATED}, {COURSE_UPDATED}, {COURSE_DELETED}))",
+            name="student_unless_of_course",
+        ),
+        CheckConstraint(f"(changed_fields IS NOT NULL) = (kind = {COURSE_UPDATED})", name="changes_of_update"),
+    )
 
 
 class RequestRow(Base):
@@ -202,11 +221,23 @@ class RequestRow(Base):
     __table_args__ = (Index("ix_requests_create_time", "create_time"),)
 
 
+class FingerprintKeyRow(Base):
+    """The one secret under which fingerprints are stored; all servers of a database share it."""
+
+    __tablename__ = "fingerprint_key"
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    key: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("singleton", name="only_one"),)
+
+
 __all__ = [
     "Base",
     "CourseRow",
     "EnrollmentRow",
     "EventRow",
+    "FingerprintKeyRow",
     "RequestRow",
     "SeatsRow",
     "StudentRow",

@@ -1,17 +1,22 @@
-"""Statements about request ids: claim them, read what a claimed one was answered, record answers, purge old ones."""
+"""Statements about request ids: claim them, read what a claimed one was answered, record answers, purge old ones.
+
+Fingerprints are stored under a key that never leaves the database: a row of `requests` alone says nothing about the
+names and addresses in a request, not even to somebody who guesses them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Interval, Text, bindparam, cast, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
+from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.domain.commands import RequestKey
-from enrollment_service.store.models import RequestRow
+from enrollment_service.store.models import FingerprintKeyRow, RequestRow
 from enrollment_service.store.statements import Prepared, bigint, rows_of, text, uuid
 from enrollment_service.store.transactions import DriverConnection
 
@@ -19,10 +24,20 @@ _bytes = BYTEA()
 
 
 class Recorded(NamedTuple):
-    """What stands under a request_id that another call has used."""
+    """What stands under a request_id that another call has used, and whether that was for the same request."""
 
-    fingerprint: bytes
+    is_same: bool
     outcome: str
+
+
+def _keyed(fingerprint: Any) -> ColumnElement[bytes]:
+    """The fingerprint as it is stored.
+
+    A plain hash over key and fingerprint is as good as an HMAC here, because both always have the same length. If the
+    key were missing this would be NULL, which the table refuses.
+    """
+    key = select(FingerprintKeyRow.key).scalar_subquery()
+    return func.sha256(key.op("||")(fingerprint))
 
 
 def _claim() -> Prepared:
@@ -30,7 +45,10 @@ def _claim() -> Prepared:
     return Prepared(
         insert_or_skip(RequestRow)
         .from_select(
-            ["actor", "request_id", "fingerprint"], select(*rows.c).order_by(rows.c.actors, rows.c.request_ids)
+            ["actor", "request_id", "fingerprint"],
+            select(rows.c.actors, rows.c.request_ids, _keyed(rows.c.fingerprints)).order_by(
+                rows.c.actors, rows.c.request_ids
+            ),
         )
         .on_conflict_do_nothing()
         .returning(RequestRow.actor, RequestRow.request_id)
@@ -42,9 +60,15 @@ def _keys(rows: object) -> object:
 
 
 def _read() -> Prepared:
-    rows = rows_of(actors=text, request_ids=uuid)
-    statement = select(RequestRow.actor, RequestRow.request_id, RequestRow.fingerprint, cast(RequestRow.outcome, Text))
-    return Prepared(statement.where(_keys(rows)))  # type: ignore[arg-type]
+    rows = rows_of(actors=text, request_ids=uuid, fingerprints=_bytes)
+    is_same = RequestRow.fingerprint == _keyed(rows.c.fingerprints)
+    return Prepared(
+        select(RequestRow.actor, RequestRow.request_id, is_same, cast(RequestRow.outcome, Text)).join_from(
+            rows,
+            RequestRow,
+            (RequestRow.actor == rows.c.actors) & (RequestRow.request_id == rows.c.request_ids),
+        )
+    )
 
 
 def _record() -> Prepared:
@@ -95,7 +119,7 @@ async def claim(connection: DriverConnection, fingerprints: Mapping[RequestKey, 
     lost = [key for key in fingerprints if key not in claimed]
     if not lost:
         return {}
-    found = await _read_recorded.fetch(connection, **_columns(lost))
+    found = await _read_recorded.fetch(connection, **_columns(lost), fingerprints=[fingerprints[key] for key in lost])
     recorded = {(actor, request_id): Recorded(*kept) for actor, request_id, *kept in found}
     # What was there a moment ago may have been purged since, and is free again.
     free = {key: fingerprints[key] for key in lost if key not in recorded}

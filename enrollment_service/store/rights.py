@@ -16,6 +16,7 @@ from enrollment_service.store.models import (
     CourseRow,
     EnrollmentRow,
     EventRow,
+    FingerprintKeyRow,
     RequestRow,
     SeatsRow,
     StudentRow,
@@ -43,30 +44,38 @@ class Rights:
         return str(self.model.__tablename__)
 
 
+_TIMES = ("create_time", "update_time")
 _OF_COURSE = ("code", "title", "description")
 _OF_SEATS = ("capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time")
+_OF_COUNTS = ("enrolled_count", "waitlisted_count", "last_sequence", "last_event_time")
 _OF_ENROLLMENT = ("state", "sequence", "enroll_time", "create_time")
-_OF_EVENT = ("course_id", "sequence", "student_id", "previous_state", "state", "waitlist_position", "event_time")
+_OF_EVENT = (
+    *("course_id", "sequence", "kind", "student_id", "previous_state", "state", "waitlist_position"),
+    *("enrolled_count", "waitlisted_count", "capacity", "changed_fields", "event_time"),
+    *("request_id", "actor", "reason"),
+)
 RIGHTS = (
     Rights(
         StudentRow,
-        insert=("id", "full_name", "email"),
+        insert=("id", "full_name", "email", *_TIMES),
         update=("full_name", "email", "update_time", "version"),
         delete=True,
     ),
-    Rights(CourseRow, insert=("id", *_OF_COURSE), update=(*_OF_COURSE, "update_time"), delete=True),
+    Rights(CourseRow, insert=("id", *_OF_COURSE, *_TIMES), update=(*_OF_COURSE, "update_time"), delete=True),
     Rights(
         SeatsRow,
-        insert=("course_id", *_OF_SEATS),
-        update=(*_OF_SEATS, "version", "enrolled_count", "waitlisted_count", "last_sequence", "last_event_time"),
+        insert=("course_id", *_OF_SEATS, *_OF_COUNTS),
+        update=(*_OF_SEATS, "version", *_OF_COUNTS),
         delete=True,
     ),
     Rights(EnrollmentRow, insert=("student_id", "course_id", *_OF_ENROLLMENT), update=_OF_ENROLLMENT, delete=True),
     # Append-only. Deleting what is old will be a function's work, which runs with the rights of the tables' owner.
-    Rights(EventRow, insert=(*_OF_EVENT, "request_id", "actor", "reason")),
+    Rights(EventRow, insert=_OF_EVENT),
     Rights(RequestRow, insert=("actor", "request_id", "fingerprint"), update=("outcome",), delete=True),
 )
-TABLES = (*(rights.table for rights in RIGHTS), VERSION_TABLE)
+# PostgreSQL itself hashes with the key, and so on behalf of the service.
+KEY_TABLE = FingerprintKeyRow.__tablename__
+TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, VERSION_TABLE)
 # The ids of these are drawn from a sequence.
 _NUMBERED = (StudentRow, CourseRow)
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     true,
     update,
@@ -243,6 +244,9 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
 MAX_EVENTS_BY_ARRAYS = 500
 
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
+_COMMA: ColumnElement[str] = literal_column("','")
+_CHANGES = Event._fields.index("changed_fields")
+_OPENED_COLUMNS = [*LockedSeats._fields[:-1]]  # the version begins at 1
 _as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
 
 
@@ -288,8 +292,14 @@ def _update_counts(rows: Any) -> CTE:
     )
 
 
+def _insert_seats(rows: Any) -> CTE:
+    return insert(SeatsRow).from_select(_OPENED_COLUMNS, select(*rows.c)).cte("opened")
+
+
 def _append_events(rows: Any) -> CTE:
-    return insert(EventRow).from_select(list(Event._fields), select(*rows.c)).cte("logged")
+    # An array of arrays would come out of `unnest` flat, so the names of changed fields come as one text.
+    columns = [func.string_to_array(column, _COMMA) if column.key == "event_changes" else column for column in rows.c]
+    return insert(EventRow).from_select(list(Event._fields), select(*columns)).cte("logged")
 
 
 # Each part of the one statement: its parameters, and how it is written on the rows that they make.
@@ -317,6 +327,20 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
         _update_rows,
     ),
     "delete": ({"gone_students": bigint, "gone_courses": bigint}, _delete_rows),
+    "open": (
+        {
+            "opened_courses": bigint,
+            "opened_capacities": integer,
+            "opened_waitlists": integer,
+            "opened_open_times": timestamp,
+            "opened_close_times": timestamp,
+            "opened_enrolled": integer,
+            "opened_waitlisted": integer,
+            "opened_sequences": bigint,
+            "opened_times": timestamp,
+        },
+        _insert_seats,
+    ),
     "count": (
         {
             "seat_courses": bigint,
@@ -332,10 +356,15 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
         {
             "event_courses": bigint,
             "event_sequences": bigint,
+            "event_kinds": smallint,
             "event_students": bigint,
             "event_previous": smallint,
             "event_states": smallint,
             "event_positions": integer,
+            "event_enrolled": integer,
+            "event_waitlisted": integer,
+            "event_capacities": integer,
+            "event_changes": text,
             "event_times": timestamp,
             "event_requests": uuid,
             "event_actors": text,
@@ -374,8 +403,9 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
         "insert": _transposed(map(_as_row, inserted)),
         "update": _transposed(map(_as_row, updated)),
         "delete": _transposed(deleted),
+        "open": _transposed(map(attrgetter(*_OPENED_COLUMNS), state.opened_seats())),
         "count": _transposed(map(_as_counts, state.touched_seats())),
-        "log": _transposed(events),
+        "log": _event_columns(events),
     }
     parts = tuple(part for part in _PARTS if columns[part])
     if parts:
@@ -405,6 +435,13 @@ async def _in_pieces(rows: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any
         if index % PIECE == 0:
             await asyncio.sleep(0)
         yield row
+
+
+def _event_columns(events: Sequence[Event]) -> list[Sequence[Any]]:
+    columns = _transposed(events)
+    if columns:
+        columns[_CHANGES] = [None if names is None else ",".join(names) for names in columns[_CHANGES]]
+    return columns
 
 
 def _as_counts(seats: Seats) -> tuple[Any, ...]:

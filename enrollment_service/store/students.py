@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
-from sqlalchemy import any_, delete, func, select, update
+from sqlalchemy import any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -60,23 +61,22 @@ async def lock_students(
 
 def _create() -> Prepared:
     rows = rows_of(names=text, emails=text, ordinals=bigint)
+    now = bindparam("now", type_=timestamp)
     # Ids are drawn first, so that the rows which were inserted can be told apart from those that were not.
     drawn = select(next_id("students").label("id"), *rows.c).cte("drawn")
     inserted = (
         insert_or_skip(StudentRow)
         .from_select(
-            ["id", "full_name", "email"],
-            select(drawn.c.id, drawn.c.names, drawn.c.emails).order_by(func.lower(drawn.c.emails), drawn.c.ordinals),
+            ["id", "full_name", "email", "create_time", "update_time"],
+            select(drawn.c.id, drawn.c.names, drawn.c.emails, now, now).order_by(
+                func.lower(drawn.c.emails), drawn.c.ordinals
+            ),
         )
         .on_conflict_do_nothing()
-        .returning(StudentRow.id, StudentRow.create_time, StudentRow.update_time)
+        .returning(StudentRow.id)
         .cte("inserted")
     )
-    return Prepared(
-        select(drawn.c.ordinals, inserted.c.id, inserted.c.create_time, inserted.c.update_time).join_from(
-            drawn, inserted, inserted.c.id == drawn.c.id
-        )
-    )
+    return Prepared(select(drawn.c.ordinals, inserted.c.id).join_from(drawn, inserted, inserted.c.id == drawn.c.id))
 
 
 def _owners() -> Prepared:
@@ -93,9 +93,9 @@ _email_owners = _owners()
 
 
 async def create_students(
-    connection: DriverConnection, students: Sequence[NewStudent]
+    connection: DriverConnection, students: Sequence[NewStudent], now: datetime
 ) -> tuple[dict[int, Student], dict[int, int]]:
-    """Creates the students whose e-mail address is free.
+    """Creates the students whose e-mail address is free; `now` is when.
 
     Returns:
         The created students by their index in `students`, and for the other indices the id of the student who has
@@ -107,13 +107,9 @@ async def create_students(
         names=[student.full_name for student in students],
         emails=emails,
         ordinals=range(len(students)),
+        now=now,
     )
-    created = {
-        row["ordinals"]: Student._make(
-            (row["id"], *students[row["ordinals"]], row["create_time"], row["update_time"], 1)
-        )
-        for row in rows
-    }
+    created = {row["ordinals"]: Student._make((row["id"], *students[row["ordinals"]], now, now, 1)) for row in rows}
     taken = [index for index in range(len(students)) if index not in created]
     return created, await _owners_of(connection, {index: emails[index] for index in taken})
 

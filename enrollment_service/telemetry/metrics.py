@@ -22,7 +22,7 @@ REGISTRY = CollectorRegistry()
 # When a series began; Prometheus does without, and there would be as many of these as of all others.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-Lane: TypeAlias = Literal["usual", "bulk", "patient", "reads", "lists", "students", "courses"]
+Lane: TypeAlias = Literal["usual", "bulk", "patient", "reads", "lists", "creating"]
 # What is told of a batch: how many items, how long the first had waited, and how long the batch took, in seconds.
 BatchMeter: TypeAlias = Callable[[int, float, float], None]
 # A gauge, and what reads its present value.

@@ -18,6 +18,15 @@ class EnrollmentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENROLLMENT_STATE_WAITLISTED: _ClassVar[EnrollmentState]
     ENROLLMENT_STATE_DROPPED: _ClassVar[EnrollmentState]
 
+class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_KIND_UNSPECIFIED: _ClassVar[EventKind]
+    EVENT_KIND_ENROLLMENT: _ClassVar[EventKind]
+    EVENT_KIND_COURSE_CREATED: _ClassVar[EventKind]
+    EVENT_KIND_COURSE_UPDATED: _ClassVar[EventKind]
+    EVENT_KIND_COURSE_DELETED: _ClassVar[EventKind]
+    EVENT_KIND_WAIVER: _ClassVar[EventKind]
+
 class OnFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ON_FULL_UNSPECIFIED: _ClassVar[OnFull]
@@ -61,6 +70,12 @@ ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
 ENROLLMENT_STATE_ENROLLED: EnrollmentState
 ENROLLMENT_STATE_WAITLISTED: EnrollmentState
 ENROLLMENT_STATE_DROPPED: EnrollmentState
+EVENT_KIND_UNSPECIFIED: EventKind
+EVENT_KIND_ENROLLMENT: EventKind
+EVENT_KIND_COURSE_CREATED: EventKind
+EVENT_KIND_COURSE_UPDATED: EventKind
+EVENT_KIND_COURSE_DELETED: EventKind
+EVENT_KIND_WAIVER: EventKind
 ON_FULL_UNSPECIFIED: OnFull
 ON_FULL_REJECT: OnFull
 ON_FULL_WAITLIST: OnFull
@@ -165,7 +180,7 @@ class Enrollment(_message.Message):
     def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., enroll_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
 
 class EnrollmentEvent(_message.Message):
-    __slots__ = ("course_id", "sequence", "student_id", "previous_state", "state", "waitlist_position", "event_time", "request_id", "actor", "reason")
+    __slots__ = ("course_id", "sequence", "student_id", "previous_state", "state", "waitlist_position", "event_time", "request_id", "actor", "reason", "kind", "enrolled_count", "waitlisted_count", "capacity", "swap_from_course_id", "changed_fields", "waived_reasons", "waiver_expire_time", "waiver_revoked")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +191,15 @@ class EnrollmentEvent(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WAITLISTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    SWAP_FROM_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    WAIVED_REASONS_FIELD_NUMBER: _ClassVar[int]
+    WAIVER_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    WAIVER_REVOKED_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     sequence: int
     student_id: int
@@ -186,13 +210,24 @@ class EnrollmentEvent(_message.Message):
     request_id: str
     actor: str
     reason: str
-    def __init__(self, course_id: _Optional[int] = ..., sequence: _Optional[int] = ..., student_id: _Optional[int] = ..., previous_state: _Optional[_Union[EnrollmentState, str]] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    kind: EventKind
+    enrolled_count: int
+    waitlisted_count: int
+    capacity: int
+    swap_from_course_id: int
+    changed_fields: _containers.RepeatedScalarFieldContainer[str]
+    waived_reasons: _containers.RepeatedScalarFieldContainer[ErrorReason]
+    waiver_expire_time: _timestamp_pb2.Timestamp
+    waiver_revoked: bool
+    def __init__(self, course_id: _Optional[int] = ..., sequence: _Optional[int] = ..., student_id: _Optional[int] = ..., previous_state: _Optional[_Union[EnrollmentState, str]] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., kind: _Optional[_Union[EventKind, str]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., capacity: _Optional[int] = ..., swap_from_course_id: _Optional[int] = ..., changed_fields: _Optional[_Iterable[str]] = ..., waived_reasons: _Optional[_Iterable[_Union[ErrorReason, str]]] = ..., waiver_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiver_revoked: _Optional[bool] = ...) -> None: ...
 
 class CreateStudentRequest(_message.Message):
-    __slots__ = ("student",)
+    __slots__ = ("student", "request_id")
     STUDENT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     student: Student
-    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateStudentResponse(_message.Message):
     __slots__ = ("student",)
@@ -213,12 +248,14 @@ class GetStudentResponse(_message.Message):
     def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
 
 class UpdateStudentRequest(_message.Message):
-    __slots__ = ("student", "update_mask")
+    __slots__ = ("student", "update_mask", "request_id")
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     student: Student
     update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class UpdateStudentResponse(_message.Message):
     __slots__ = ("student",)
@@ -227,14 +264,16 @@ class UpdateStudentResponse(_message.Message):
     def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
 
 class DeleteStudentRequest(_message.Message):
-    __slots__ = ("student_id", "etag", "force")
+    __slots__ = ("student_id", "etag", "force", "request_id")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     student_id: int
     etag: str
     force: bool
-    def __init__(self, student_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    request_id: str
+    def __init__(self, student_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteStudentResponse(_message.Message):
     __slots__ = ()
@@ -259,10 +298,14 @@ class ListStudentsResponse(_message.Message):
     def __init__(self, students: _Optional[_Iterable[_Union[Student, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CreateCourseRequest(_message.Message):
-    __slots__ = ("course",)
+    __slots__ = ("course", "request_id", "reason")
     COURSE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     course: Course
-    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+    request_id: str
+    reason: str
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class CreateCourseResponse(_message.Message):
     __slots__ = ("course",)
@@ -283,12 +326,16 @@ class GetCourseResponse(_message.Message):
     def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
 
 class UpdateCourseRequest(_message.Message):
-    __slots__ = ("course", "update_mask")
+    __slots__ = ("course", "update_mask", "request_id", "reason")
     COURSE_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     course: Course
     update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+    request_id: str
+    reason: str
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class UpdateCourseResponse(_message.Message):
     __slots__ = ("course",)
@@ -297,14 +344,18 @@ class UpdateCourseResponse(_message.Message):
     def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
 
 class DeleteCourseRequest(_message.Message):
-    __slots__ = ("course_id", "etag", "force")
+    __slots__ = ("course_id", "etag", "force", "request_id", "reason")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     etag: str
     force: bool
-    def __init__(self, course_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    request_id: str
+    reason: str
+    def __init__(self, course_id: _Optional[int] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DeleteCourseResponse(_message.Message):
     __slots__ = ()

@@ -332,8 +332,8 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEnrollmentEvents(self, request, context):
-        """Streams every committed change of enrollments, in order per course, at
-        least once.
+        """Streams every committed change of enrollments and of courses, in order per
+        course, at least once.
 
         INVALID_ARGUMENT (RESUME_TOKEN_INVALID); OUT_OF_RANGE
         (RESUME_TOKEN_EXPIRED): list again, then watch from the beginning.

@@ -49,6 +49,11 @@ def course(**changes: Any) -> dict[str, Any]:
     return {"course": pb.Course(**COURSE | changes)}
 
 
+OWN_REASONS = [
+    "migration", "waitlist_promotion", "swap", "trade", "import", "reconcile", "student_deleted", "course_deleted",
+]  # fmt: skip
+
+
 def rows() -> list[tuple[str, dict[str, Any], list[str]]]:
     """Method, fields of the request, and the fields that must be named."""
     table: list[tuple[str, dict[str, Any], list[str]]] = [
@@ -97,6 +102,23 @@ def rows() -> list[tuple[str, dict[str, Any], list[str]]]:
         table.append(("EnrollStudent", fields, ["request_id"]))
     for reason in ("Upper", "a b", "x" * 65, "ä", "line\nbreak", "a/b"):
         table.append(("UnenrollStudent", {"student_id": 1, "course_id": 1, "reason": reason}, ["reason"]))
+    one, mask = {"student_id": 1, "course_id": 1}, {"paths": ["title"]}
+    writes: dict[str, dict[str, Any]] = {
+        "CreateStudent": student(),
+        "UpdateStudent": student(student_id=1) | {"update_mask": {"paths": ["full_name"]}},
+        "DeleteStudent": {"student_id": 1},
+        "CreateCourse": course(),
+        "UpdateCourse": course(course_id=1) | {"update_mask": mask},
+        "DeleteCourse": {"course_id": 1},
+        "EnrollStudent": {"student_id": 1, "course_ids": [1]},
+        "UnenrollStudent": one,
+        "SwapEnrollment": {"student_id": 1, "from_course_id": 1, "to_course_id": 2},
+        "ReconcileRoster": {"course_id": 1},
+    }
+    for method, fields in writes.items():
+        table.append((method, fields | {"request_id": "x"}, ["request_id"]))
+        if "reason" in getattr(pb, f"{method}Request").DESCRIPTOR.fields_by_name:
+            table += [(method, fields | {"reason": own}, ["reason"]) for own in OWN_REASONS]
     for method, name in (("UpdateStudent", "student"), ("UpdateCourse", "course")):
         table.append((method, {}, [f"{name}.{name}_id", "update_mask"]))
     return table

@@ -63,7 +63,14 @@ async def populated(connection: Connection) -> None:
     await connection.execute(
         f"INSERT INTO courses (code, title) SELECT 'C' || n, 'A' FROM generate_series(1, {COURSES}) n"
     )
-    await connection.execute(f"INSERT INTO course_seats (course_id, capacity) SELECT id, {SEATS} FROM courses")
+    await connection.execute(
+        "INSERT INTO course_seats (course_id, capacity, last_sequence, last_event_time) "
+        f"SELECT id, {SEATS}, 1, create_time FROM courses"
+    )
+    await connection.execute(
+        "INSERT INTO enrollment_events (course_id, sequence, kind, previous_state, state, enrolled_count, "
+        f"waitlisted_count, capacity, event_time) SELECT id, 1, 2, 0, 0, 0, 0, {SEATS}, create_time FROM courses"
+    )
 
 
 @dataclass

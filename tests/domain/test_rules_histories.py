@@ -20,11 +20,19 @@ from hypothesis.stateful import (
 
 from enrollment_service.domain import rules
 from enrollment_service.domain.footprint import Footprint
-from enrollment_service.domain.records import DROPPED, ENROLLED, NO_STATE, WAITLISTED
+from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    COURSE_UPDATED,
+    DROPPED,
+    ENROLLED,
+    NO_STATE,
+    WAITLISTED,
+)
 from enrollment_service.domain.state import State
 from tests.support.histories import COURSES, STUDENTS, Batch, Cast, batches, course_rules, plain
 from tests.support.memory import Memory
-from tests.support.model import Model
+from tests.support.model import LogLine, Model
 from tests.support.services import START
 
 
@@ -76,8 +84,8 @@ class Histories(RuleBasedStateMachine):
         }
         rows = [one._replace(waitlist_position=positions.get(one, 0)) for one in self.memory.enrollments.values()]
         assert sorted(tuple(one) for one in rows) == self.model.rows()
-        events = [(*one[:7], one.reason) for _, one in sorted(self.memory.events.items())]
-        assert events == self.model.events()
+        events = [one for _, one in sorted(self.memory.events.items())]
+        assert [tuple(getattr(one, name) for name in LogLine._fields) for one in events] == self.model.events()
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:
@@ -98,12 +106,23 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def log_folds_to_the_rows(self) -> None:
         last: dict[tuple[int, int], int] = {}
+        kinds: dict[int, int] = {}
+        limits: dict[int, int | None] = {}
         numbers: Counter[int] = Counter()
         times: dict[int, datetime] = {}
         for _, event in sorted(self.memory.events.items()):
-            before = last.get((event.student_id, event.course_id))
-            assert event.previous_state == (NO_STATE if before in (None, DROPPED) else before)
-            last[event.student_id, event.course_id] = event.state
+            assert (event.kind == COURSE_CREATED) == (event.course_id not in kinds)
+            assert kinds.get(event.course_id) != COURSE_DELETED
+            kinds[event.course_id] = event.kind
+            if event.kind in (COURSE_CREATED, COURSE_UPDATED):
+                limits[event.course_id] = event.capacity
+            assert event.capacity == limits[event.course_id]
+            if event.student_id is not None:
+                before = last.get((event.student_id, event.course_id))
+                assert event.previous_state == (NO_STATE if before in (None, DROPPED) else before)
+                last[event.student_id, event.course_id] = event.state
+            there = Counter(state for (_, course_id), state in last.items() if course_id == event.course_id)
+            assert (event.enrolled_count, event.waitlisted_count) == (there[ENROLLED], there[WAITLISTED])
             numbers[event.course_id] += 1
             assert event.sequence == numbers[event.course_id]
             assert event.event_time >= times.setdefault(event.course_id, event.event_time)
@@ -113,6 +132,8 @@ class Histories(RuleBasedStateMachine):
         for course_id, row in self.memory.seats.items():
             assert row.last_sequence == numbers[course_id]
             assert row.last_event_time == times.get(course_id)
+            assert self.memory.courses[course_id].capacity == limits[course_id]
+        assert {course_id for course_id, kind in kinds.items() if kind != COURSE_DELETED} == self.memory.courses.keys()
 
 
 TestHistories = Histories.TestCase
@@ -149,7 +170,20 @@ def net_changes_without_updates(state: State) -> Any:
     return inserted, [], deleted
 
 
+def append_with_the_course_as_it_was(state: State, seats: Any, *event: Any) -> Any:
+    """The counts of an event are those before it."""
+    appended = _append(state, seats, *event)
+    earlier = [one for one in state.events[:-1] if one.course_id == seats.course_id]
+    if earlier:
+        before = earlier[-1]
+        appended = state.events[-1] = appended._replace(
+            enrolled_count=before.enrolled_count, waitlisted_count=before.waitlisted_count
+        )
+    return appended
+
+
 _promote, _waiters_needed, _net_changes = State.promote, Footprint.waiters_needed, State.net_changes
+_append = State._append
 
 
 @pytest.mark.parametrize(
@@ -160,6 +194,8 @@ _promote, _waiters_needed, _net_changes = State.promote, Footprint.waiters_neede
         (State, "promote", promote_after_closing),
         (State, "copy", dry_run_on_the_real_state),
         (State, "net_changes", net_changes_without_updates),
+        (State, "_log_course", lambda *_: None),
+        (State, "_append", append_with_the_course_as_it_was),
         (Footprint, "waiters_needed", one_waiter_too_few),
         (rules, "_seat_is_free", lambda seats: seats.has_room),
         (rules, "_already_in", lambda *_: []),

@@ -30,17 +30,19 @@ FILL = f"""
         SELECT 'S', 's' || n || '@example.org' FROM generate_series(1, {MEMBERS + WAITERS}) n;
     INSERT INTO courses (code, title) SELECT 'L-' || n, 'T' FROM generate_series(1, {COURSES}) n;
     INSERT INTO course_seats (course_id, capacity, waitlist_capacity, enrolled_count, waitlisted_count, last_sequence)
-        SELECT id, {MEMBERS}, {WAITERS}, {MEMBERS}, waiting, {MEMBERS} + waiting
+        SELECT id, {MEMBERS}, {WAITERS}, {MEMBERS}, waiting, 1 + {MEMBERS} + waiting
         FROM (SELECT id, CASE WHEN id = 1 THEN {WAITERS} ELSE 0 END AS waiting FROM courses) course;
     INSERT INTO student_courses (student_id, course_id, state, sequence, enroll_time)
         SELECT s.id, c.id, CASE WHEN s.id > {MEMBERS} THEN 2 ELSE 1 END,
             -- Who waits has come in another order than that of the ids.
-            CASE WHEN s.id > {MEMBERS} THEN 2 * {MEMBERS} + {WAITERS} + 1 - s.id ELSE s.id END, now()
+            1 + CASE WHEN s.id > {MEMBERS} THEN 2 * {MEMBERS} + {WAITERS} + 1 - s.id ELSE s.id END, now()
         FROM courses c JOIN students s ON s.id <= {MEMBERS} OR c.id = 1;
-    INSERT INTO enrollment_events
-            (course_id, sequence, student_id, previous_state, state, waitlist_position, event_time)
-        SELECT course_id, sequence, student_id, 0, state, greatest(0, sequence - {MEMBERS}), enroll_time
-        FROM student_courses;
+    INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, waitlist_position,
+            enrolled_count, waitlisted_count, capacity, event_time)
+        SELECT course_id, sequence, 1, student_id, 0, state, greatest(0, sequence - 1 - {MEMBERS}),
+            least(sequence - 1, {MEMBERS}), greatest(0, sequence - 1 - {MEMBERS}), {MEMBERS}, enroll_time
+        FROM student_courses
+        UNION ALL SELECT id, 1, 2, NULL, 0, 0, 0, 0, 0, {MEMBERS}, now() FROM courses;
 """
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -402,3 +402,31 @@ async def test_a_single_call_waits_for_one_chunk_of_an_import_at_most(processes:
     assert len(latencies) >= 5
     assert statistics.median(latencies) <= 2 * max(durations)
     assert await wrong_in(database_url) == []
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_a_key_that_somebody_is_about_to_take_delays_nobody_else(
+    client: Client, connection: Connection, database_url: str, commits: bool
+) -> None:
+    """An address and a code of which nobody knows yet whether they are taken: only who wants them waits."""
+    async with connected(database_url) as holder:
+        await holder.execute(
+            "BEGIN; INSERT INTO students (full_name, email) VALUES ('Bo', 'Bo@example.org');"
+            "INSERT INTO courses (code, title) VALUES ('ART-1', 'Drawing')"
+        )
+        waiting: list[asyncio.Task[Any]] = [
+            asyncio.create_task(client.create_student("Bo", "bo@example.org")),
+            asyncio.create_task(client.create_course("ART-1")),
+        ]
+        await until_waiting(connection, 1)
+        began = time.monotonic()
+        await asyncio.gather(client.students(20), client.courses(20))
+        assert time.monotonic() - began < LOCK_TIMEOUT_MS / 1000
+        assert not any(task.done() for task in waiting)
+        await holder.execute("COMMIT" if commits else "ROLLBACK")
+    student, course = cast(list[Any], await asyncio.gather(*waiting, return_exceptions=True))
+    if commits:
+        assert (refusal_of(student).reason, refusal_of(course).reason) == ("EMAIL_TAKEN", "CODE_TAKEN")
+    else:
+        assert (student.email, course.code) == ("bo@example.org", "ART-1")
+        assert await wrong_in(database_url) == []

@@ -15,8 +15,8 @@ from tests.support.databases import connected
 from tests.support.locks import until_waiting
 from tests.support.refusals import refused
 
-SEAT_TAKEN = "UPDATE course_seats SET enrolled_count = 1, last_sequence = 1 WHERE course_id = $1"
-ROW = "INSERT INTO student_courses (student_id, course_id, sequence, enroll_time) VALUES ($1, $2, 1, now())"
+SEAT_TAKEN = "UPDATE course_seats SET enrolled_count = 1, last_sequence = 2 WHERE course_id = $1"
+ROW = "INSERT INTO student_courses (student_id, course_id, sequence, enroll_time) VALUES ($1, $2, 2, now())"
 
 
 async def rows_that_were_there(client: Client, database_url: str) -> int:

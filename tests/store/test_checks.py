@@ -51,42 +51,42 @@ def downgrade(url: str, revision: str) -> None:
     command.downgrade(config, revision)
 
 
-# What is done to the database, and exactly which checks find it. The events of Art are: 1, 2 Ann and Bo enter;
-# 3, 4, 5 Cy, Di and Em wait; 6 Ann leaves; 7 Cy is promoted; 8 Ann waits.
+# What is done to the database, and exactly which checks find it. The events of Art are: 1 it is created; 2, 3 Ann and
+# Bo enter; 4, 5, 6 Cy, Di and Em wait; 7 Ann leaves; 8 Cy is promoted; 9 Ann waits.
 CORRUPTIONS = {
     "the last event is missing": (
-        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 8",
-        {"rows are the log", "last sequences", "beginnings"},
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 9",
+        {"rows are the log", "last events", "beginnings"},
     ),
     "an event in between is missing": (
-        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 2",
-        {"rows are the log", "sequences"},
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 3",
+        {"rows are the log", "sequences", "event counts"},
     ),
     "a transition in between is missing": (
-        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 6",
-        {"sequences", "transitions"},
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 7",
+        {"sequences", "transitions", "event counts"},
     ),
     "the log of a deleted course has a hole": (
-        "DELETE FROM enrollment_events WHERE course_id = 3 AND sequence IN (1, 2)",
+        "DELETE FROM enrollment_events WHERE course_id = 3 AND sequence IN (2, 3)",
         {"sequences"},
     ),
     "too few are counted": (
         "UPDATE course_seats SET enrolled_count = 1 WHERE course_id = 1",
-        {"counts"},
+        {"counts", "last events"},
     ),
     "too many waiters are counted": (
         "UPDATE course_seats SET waitlisted_count = 4 WHERE course_id = 1",
-        {"counts"},
+        {"counts", "last events"},
     ),
     "a course is oversold": (
         (
             "ALTER TABLE course_seats DROP CONSTRAINT ck_course_seats_enrolled_within_capacity;"
             "UPDATE course_seats SET capacity = 1 WHERE course_id = 1"
         ),
-        {"capacity"},
+        {"capacity", "last events"},
     ),
     "two tickets are exchanged": (
-        "UPDATE student_courses SET sequence = 9 - sequence WHERE course_id = 1 AND student_id IN (4, 5)",
+        "UPDATE student_courses SET sequence = 11 - sequence WHERE course_id = 1 AND student_id IN (4, 5)",
         {"rows are the log"},
     ),
     "a state is flipped": (
@@ -103,14 +103,14 @@ CORRUPTIONS = {
     ),
     "somebody waits beside a free seat": (
         "UPDATE course_seats SET capacity = 3 WHERE course_id = 1",
-        {"free seats"},
+        {"free seats", "last events"},
     ),
     "a closed course is opened and nobody promoted": (
         "UPDATE course_seats SET enroll_close_time = NULL WHERE course_id = 4",
         {"free seats"},
     ),
     "time runs backwards": (
-        "UPDATE enrollment_events SET event_time = event_time - interval '1 h' WHERE course_id = 1 AND sequence = 6",
+        "UPDATE enrollment_events SET event_time = event_time - interval '1 h' WHERE course_id = 1 AND sequence = 7",
         {"event times"},
     ),
     "somebody is enrolled without an event": (
@@ -122,39 +122,102 @@ CORRUPTIONS = {
         {"rows are the log", "counts"},
     ),
     "the last sequence is wrong": (
-        "UPDATE course_seats SET last_sequence = 7 WHERE course_id = 1",
-        {"last sequences"},
+        "UPDATE course_seats SET last_sequence = 8 WHERE course_id = 1",
+        {"last events"},
     ),
     "the time of the last event is wrong": (
         "UPDATE course_seats SET last_event_time = now() WHERE course_id = 1",
-        {"last sequences"},
+        {"last events"},
     ),
     "the second waiter was promoted before the first": (
         # Rows and log agree: Di came before Cy, but it was Cy who was promoted.
         (
-            "UPDATE enrollment_events SET student_id = 7 - student_id WHERE course_id = 1 AND sequence IN (3, 4);"
+            "UPDATE enrollment_events SET student_id = 7 - student_id WHERE course_id = 1 AND sequence IN (4, 5);"
             "UPDATE student_courses r SET create_time = e.event_time FROM enrollment_events e"
             " WHERE e.course_id = 1 AND e.state = 2 AND (r.student_id, r.course_id) = (e.student_id, e.course_id);"
-            "UPDATE student_courses SET sequence = 3, enroll_time = create_time WHERE course_id = 1 AND student_id = 4"
+            "UPDATE student_courses SET sequence = 4, enroll_time = create_time WHERE course_id = 1 AND student_id = 4"
         ),
         {"first come"},
     ),
     "a newcomer passed the queue": (
         # Rows, counts and log agree: Ann got a seat, one more than there were, while Di and Em waited.
         (
-            "UPDATE enrollment_events SET state = 1, waitlist_position = 0 WHERE course_id = 1 AND sequence = 8;"
+            "UPDATE enrollment_events SET state = 1, waitlist_position = 0, enrolled_count = 3,"
+            " waitlisted_count = 2, capacity = 3 WHERE course_id = 1 AND sequence = 9;"
+            "UPDATE enrollment_events SET capacity = 3 WHERE course_id = 1;"
             "UPDATE student_courses SET state = 1 WHERE course_id = 1 AND student_id = 1;"
             "UPDATE course_seats SET capacity = 3, enrolled_count = 3, waitlisted_count = 2 WHERE course_id = 1"
         ),
         {"no passing"},
     ),
     "a position in the log is wrong": (
-        "UPDATE enrollment_events SET waitlist_position = 1 WHERE course_id = 1 AND sequence = 4",
+        "UPDATE enrollment_events SET waitlist_position = 1 WHERE course_id = 1 AND sequence = 5",
         {"positions"},
     ),
     "a transition that does not exist": (
-        "UPDATE enrollment_events SET previous_state = 1 WHERE course_id = 1 AND sequence = 1",
-        {"transitions"},
+        "UPDATE enrollment_events SET previous_state = 1 WHERE course_id = 1 AND sequence = 2",
+        {"transitions", "event counts"},
+    ),
+    "the creation of a course is missing": (
+        "DELETE FROM enrollment_events WHERE course_id = 1 AND sequence = 1",
+        {"sequences", "courses are the log"},
+    ),
+    "a course was created twice": (
+        (
+            "UPDATE enrollment_events SET kind = 2, changed_fields = NULL"
+            " WHERE course_id = 4 AND changed_fields IS NOT NULL"
+        ),
+        {"courses are the log"},
+    ),
+    "a course is gone, but not in the log": (
+        "DELETE FROM enrollment_events WHERE course_id = 3 AND kind = 4",
+        {"courses are the log"},
+    ),
+    "a course is there, but not in the log": (
+        (
+            "UPDATE course_seats SET last_sequence = last_sequence + 1 WHERE course_id = 4;"
+            "INSERT INTO enrollment_events (course_id, sequence, kind, previous_state, state, enrolled_count,"
+            " waitlisted_count, capacity, event_time) SELECT course_id, last_sequence, 4, 0, 0, enrolled_count,"
+            " waitlisted_count, capacity, last_event_time FROM course_seats WHERE course_id = 4"
+        ),
+        {"courses are the log"},
+    ),
+    "something happened after the end of a course": (
+        (
+            "UPDATE enrollment_events SET kind = 4, changed_fields = NULL"
+            " WHERE course_id = 4 AND changed_fields IS NOT NULL"
+        ),
+        {"courses are the log"},
+    ),
+    "a course without any event": (
+        (
+            "INSERT INTO courses (id, code, title) VALUES (99, 'C-99', 'Cooking');"
+            "INSERT INTO course_seats (course_id) VALUES (99)"
+        ),
+        {"courses are the log", "last events"},
+    ),
+    "an event counts wrong": (
+        "UPDATE enrollment_events SET waitlisted_count = 9 WHERE course_id = 1 AND sequence = 5",
+        {"event counts"},
+    ),
+    "a capacity changed without a word": (
+        "UPDATE enrollment_events SET capacity = 9 WHERE course_id = 1 AND sequence = 5",
+        {"event capacities"},
+    ),
+    "the log says that a capacity changed that did not": (
+        "UPDATE enrollment_events SET changed_fields = '{capacity}' WHERE changed_fields IS NOT NULL AND course_id = 4",
+        {"event capacities"},
+    ),
+    "a course was oversold for a while": (
+        # Everything else agrees: two sat in it, and only then it was given the second seat.
+        (
+            "UPDATE enrollment_events SET capacity = 1 WHERE course_id = 1;"
+            "UPDATE course_seats SET last_sequence = 10 WHERE course_id = 1;"
+            "INSERT INTO enrollment_events (course_id, sequence, kind, previous_state, state, enrolled_count,"
+            " waitlisted_count, capacity, changed_fields, event_time) SELECT course_id, 10, 3, 0, 0, enrolled_count,"
+            " waitlisted_count, capacity, '{capacity}', last_event_time FROM course_seats WHERE course_id = 1"
+        ),
+        {"capacity"},
     ),
     "a request has no outcome": (
         "UPDATE requests SET outcome = NULL WHERE request_id = (SELECT request_id FROM requests LIMIT 1)",
@@ -169,7 +232,7 @@ CORRUPTIONS = {
             "ALTER TABLE course_seats DROP CONSTRAINT fk_course_seats_course_id_courses;"
             "INSERT INTO course_seats (course_id) VALUES (99)"
         ),
-        {"seat rows"},
+        {"seat rows", "last events"},
     ),
     "a student is gone, but not the enrollments": (
         (

@@ -6,12 +6,14 @@ import asyncio
 import io
 import sys
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -19,15 +21,19 @@ from sqlalchemy.orm import selectinload
 
 from enrollment_service.store.database import SCHEMA_REVISION
 from enrollment_service.store.models import Base, EnrollmentRow, StudentRow
+from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.databases import Connection, PostgresServer, connected, in_thread
 from tests.support.migrated import Migrated
 from tests.support.processes import PROJECT, environment
+from tests.support.refusals import refused
 from tests.support.services import service_on
+from tests.support.verification import wrong_in
 
 # What is stored of students and courses at revision 0001, down to where each row lies.
 STUDENTS = "SELECT ctid, id, full_name, email, create_time, update_time FROM students ORDER BY id"
 COURSES = "SELECT ctid, id, code, title, description, create_time, update_time FROM courses ORDER BY id"
+REVISION_0005 = (PROJECT / "tests" / "store" / "revision_0005.sql").read_text()
 START = datetime(2024, 9, 1, 8, tzinfo=UTC)
 
 
@@ -187,19 +193,20 @@ async def test_enrollments_that_were_there_keep_their_place(populated: Migrated)
     )
     for course_id in range(1, 5):
         of_course = [row for row in rows if row[0] == course_id]
-        assert [row[3] for row in of_course] == [*range(1, len(of_course) + 1)]
+        assert [row[3] for row in of_course] == [*range(2, len(of_course) + 2)]
         assert [(row[5], row[1]) for row in of_course] == sorted((row[5], row[1]) for row in of_course)
         assert all(row[2] == 1 and row[4] == row[5] for row in of_course)
     seats = await populated.rows(
         "SELECT s.course_id, enrolled_count, waitlisted_count, last_sequence, count(e.student_id), capacity, "
-        "last_event_time IS NOT DISTINCT FROM max(e.create_time) FROM course_seats s "
-        "LEFT JOIN student_courses e USING (course_id) GROUP BY s.course_id ORDER BY 1"
+        "last_event_time = coalesce(max(e.create_time), c.create_time) FROM course_seats s "
+        "JOIN courses c ON c.id = s.course_id LEFT JOIN student_courses e USING (course_id) "
+        "GROUP BY s.course_id, c.create_time ORDER BY 1"
     )
     assert [row[0] for row in seats] == [1, 2, 3, 4, 5]
-    assert all(row[1] == row[3] == row[4] and row[2] == 0 and row[5] is None and row[6] for row in seats)
+    assert all(row[1] == row[3] - 1 == row[4] and row[2] == 0 and row[5] is None and row[6] for row in seats)
     events = await populated.rows(
         "SELECT course_id, student_id, state, sequence, event_time, previous_state, reason "
-        "FROM enrollment_events ORDER BY 1, 4"
+        "FROM enrollment_events WHERE kind = 1 ORDER BY 1, 4"
     )
     assert events == [(*row[:5], 0, "migration") for row in rows]
 
@@ -213,7 +220,7 @@ async def test_the_service_goes_on_from_what_was_there(populated: Migrated) -> N
         assert newcomer.student_id == 7
         for enrolled in await client.enroll(newcomer.student_id, *range(1, 6)):
             assert enrolled.course.enrolled_count == counts[enrolled.course_id] + 1
-            assert enrolled.etag == str(counts[enrolled.course_id] + 1)
+            assert enrolled.etag == str(counts[enrolled.course_id] + 2)
         for course_id, count in counts.items():
             roster = await client.roster(course_id)
             assert len(roster) == count + 1
@@ -244,7 +251,7 @@ async def test_waiters_and_dropped_numbers_enter_the_event_log_in_order(populate
     before = await populated.rows(order)
     populated.upgrade()
     assert await populated.rows(order) == before
-    events = "SELECT course_id, student_id, state FROM enrollment_events ORDER BY course_id, sequence"
+    events = "SELECT course_id, student_id, state FROM enrollment_events WHERE kind = 1 ORDER BY course_id, sequence"
     assert await populated.rows(events) == before
     assert (
         await populated.rows(
@@ -259,6 +266,127 @@ async def test_waiters_and_dropped_numbers_enter_the_event_log_in_order(populate
     )
     assert [position for (position,) in positions] == [*range(1, len(positions) + 1)]
     assert positions
+
+
+# --- a log that was there before --------------------------------------------------------------------------------
+
+LOG = "SELECT course_id, sequence, student_id, previous_state, state, waitlist_position, event_time, reason, xid::text"
+PLACES = "SELECT student_id, course_id, state, sequence, create_time, enroll_time FROM student_courses ORDER BY 1, 2"
+COUNTERS = "SELECT course_id, last_sequence, last_event_time FROM course_seats ORDER BY 1"
+
+
+@pytest.fixture
+async def logged(empty: Migrated) -> Migrated:
+    """Revision 0005 as a service of that time has left it."""
+    empty.upgrade("0005")
+    await empty.connection.execute(REVISION_0005)
+    return empty
+
+
+async def test_an_existing_log_becomes_complete(logged: Migrated) -> None:
+    log = await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2")
+    places = await logged.rows(PLACES)
+    logged.upgrade()
+    assert await wrong_in(logged.url) == []
+
+    moved = await logged.rows(f"{LOG} FROM enrollment_events WHERE kind = 1 ORDER BY 1, 2")
+    assert moved == [(course_id, sequence + 1, *rest) for course_id, sequence, *rest in log]
+    assert await logged.rows(PLACES) == [(*place[:3], place[3] + 1, *place[4:]) for place in places]
+    of_courses = await logged.rows(
+        "SELECT course_id, sequence, kind, enrolled_count, waitlisted_count, capacity, reason "
+        "FROM enrollment_events WHERE kind <> 1 ORDER BY 1, 2"
+    )
+    # Of course 7 nothing had been left but a gap between the ids.
+    assert of_courses == [
+        (1, 1, 2, 0, 0, 3, "migration"),
+        (2, 1, 2, 0, 0, None, "migration"),
+        (3, 1, 2, 0, 0, None, "migration"),
+        (3, 10, 4, 0, 0, None, "migration"),
+        (4, 1, 2, 0, 0, 1, "migration"),
+        (5, 1, 2, 0, 0, 7, "migration"),
+        (6, 1, 2, 0, 0, None, "migration"),
+        (6, 4, 4, 0, 0, None, "migration"),
+        (8, 1, 2, 0, 0, 9, "migration"),
+    ]
+    counts = await logged.rows(
+        "SELECT enrolled_count, waitlisted_count FROM enrollment_events WHERE course_id = 1 ORDER BY sequence"
+    )
+    assert counts == [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (1, 3), (2, 2), (2, 3), (3, 2), (3, 1)]
+    began = await logged.rows(
+        "SELECT course_id FROM enrollment_events v LEFT JOIN courses c ON c.id = course_id "
+        "WHERE kind = 2 AND event_time = create_time ORDER BY 1"
+    )
+    assert began == [(1,), (2,), (4,), (5,), (8,)]
+
+
+async def test_a_course_that_is_younger_than_its_log_begins_with_it(logged: Migrated) -> None:
+    """As in a database that was adopted: whoever filled it did not care for times."""
+    await logged.connection.execute("UPDATE courses SET create_time = now()")
+    logged.upgrade()
+    assert await wrong_in(logged.url) == []
+    first = await logged.rows(
+        "SELECT min(event_time) = max(event_time) FROM enrollment_events WHERE course_id = 1 AND sequence < 3"
+    )
+    assert first == [(True,)]
+
+
+async def test_the_way_down_leaves_the_log_of_enrollments(logged: Migrated) -> None:
+    """Also where courses were changed in between: their events had numbers, which are taken out again."""
+    before = [await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2"), await logged.rows(COUNTERS)]
+    before.append(await logged.rows(PLACES))
+    logged.upgrade()
+    async with service_on(logged.url) as service:
+        for capacity in (4, 5):
+            course = pb.Course(course_id=1, capacity=capacity)
+            await service.client.call("UpdateCourse", course=course, update_mask=FieldMask(paths=["capacity"]))
+        (entered,) = await service.client.enroll(6, 1)
+    assert entered.etag == "15"  # the log had 11 events, and two changes and a promotion came before
+    assert await wrong_in(logged.url) == []
+    logged.downgrade("0005")
+    after = await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2")
+    assert [line for line in after if line in before[0]] == before[0]
+    assert [line[:5] for line in after if line not in before[0]] == [(1, 11, 1, 2, 1), (1, 12, 6, 0, 1)]
+    assert await logged.rows("SELECT sequence FROM student_courses WHERE (student_id, course_id) = (6, 1)") == [(12,)]
+    logged.upgrade()
+    assert await wrong_in(logged.url) == []
+
+
+async def test_answers_that_were_kept_are_still_given(logged: Migrated) -> None:
+    """Calls from before are sent again: each is known, has no second effect, and shows the etags of today."""
+    logged.upgrade()
+    log = await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2")
+    async with service_on(logged.url) as service:
+        client: Client = service.client
+        wait = {"on_full": pb.ON_FULL_WAITLIST}
+        (waited,) = await client.enroll(4, 1, **wait, reason="first_round", request_id=str(UUID(int=4)))
+        assert (waited.waitlist_position, waited.etag) == (2, "5")
+        waits, sits = await client.enroll(1, 1, 2, **wait, request_id=str(UUID(int=12)))
+        for one in (waits, sits):
+            present = (await client.call("GetEnrollment", student_id=1, course_id=one.course_id)).enrollment
+            assert one.etag == present.etag
+        left = await client.unenroll(1, 1, reason="moved", request_id=str(UUID(int=11)))
+        assert left.etag == "7"
+        swap = {"student_id": 2, "from_course_id": 3, "to_course_id": 2, "request_id": str(UUID(int=22))}
+        swapped = await client.call("SwapEnrollment", **swap)
+        assert (swapped.dropped.etag, swapped.enrolled.etag) == ("3", "3")
+        nobody = await client.unenroll(6, 5, allow_missing=True, request_id=str(UUID(int=30)))
+        assert nobody.etag == ""
+        chunk = pb.ImportEnrollmentsRequest(student_ids=[1, 2, 3, 99], course_ids=[8] * 4, request_id=str(UUID(int=31)))
+        (imported,) = [answer async for answer in client.stub.ImportEnrollments([chunk])]
+        assert (imported.enrolled, imported.rejected) == (3, 1)
+        with refused("INVALID_ARGUMENT", "REQUEST_ID_REUSED"):
+            await client.enroll(2, 4, request_id=str(UUID(int=33)))
+        (again,) = await client.enroll(2, 4, **wait, request_id=str(UUID(int=33)))
+        assert again.waitlist_position == 1
+    assert await logged.rows(f"{LOG} FROM enrollment_events ORDER BY 1, 2") == log
+
+
+async def test_up_and_down_again_changes_nothing(logged: Migrated) -> None:
+    looks = (f"{LOG} FROM enrollment_events ORDER BY 1, 2", COUNTERS, PLACES)
+    before = [await logged.rows(look) for look in looks]
+    logged.upgrade()
+    logged.downgrade("0005")
+    assert [await logged.rows(look) for look in looks] == before
 
 
 async def test_the_models_relationships_load_when_asked_and_never_by_accident(populated: Migrated) -> None:

@@ -41,6 +41,7 @@ STATEMENTS: dict[str, Prepared] = {
     "pairs": enrollments._read_pairs,
     "students": students._read,
     "courses": courses._read,
+    "claimed requests": requests._claim_ids,
     "recorded requests": requests._read_recorded,
     "record outcomes": requests._record_outcomes,
 }

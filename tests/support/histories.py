@@ -182,8 +182,8 @@ _reconciles = st.builds(
     max_removals=st.sampled_from([0, 1, 9, 9]),
     validate_only=_seldom,
 )
-_course_updates = st.builds(UpdateCourse, course_id=_course, changes=_course_changes(), etag=_etags)
-_course_deletes = st.builds(DeleteCourse, course_id=_course, etag=_etags, force=_flag)
+_course_updates = st.builds(UpdateCourse, course_id=_course, changes=_course_changes(), etag=_etags, reason=_reasons)
+_course_deletes = st.builds(DeleteCourse, course_id=_course, etag=_etags, force=_flag, reason=_reasons)
 _student_updates = st.builds(
     UpdateStudent,
     student_id=_student,

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from enrollment_service.domain.commands import Answer, Command
+from enrollment_service.domain.commands import Answer, Command, CreateCourse
 from enrollment_service.domain.errors import Refusal
 from enrollment_service.domain.footprint import Footprint, rounds
-from enrollment_service.domain.records import WAITLISTED, Course, Enrollment, Event, Student
+from enrollment_service.domain.records import WAITLISTED, Course, Enrollment, Event, NewCourse, Student
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import Pair, Seats, State
 
@@ -44,10 +44,11 @@ class Memory:
         self.students[student_id] = Student(student_id, "Ann Lee", f"{student_id}@example.org", now, now, 1)
 
     def create_course(self, course_id: int, now: datetime, **rules: Any) -> None:
-        self.courses[course_id] = Course(
-            course_id, f"C-{course_id}", "Drawing", "", create_time=now, update_time=now, version=1, **rules
-        )
-        self.seats[course_id] = SeatRow()
+        course = NewCourse(code=f"C-{course_id}", title="Drawing", description="", **rules)
+        command, state = CreateCourse(course=course), State(now)
+        state.new_courses[command] = Course._make((course_id, *course, now, now, 1))
+        decide(state, [command])
+        self.write(state)
 
     def run(self, commands: Sequence[Command[Any]], now: datetime) -> list[Answer | Refusal]:
         """Loads, decides and writes, in the same groups as the writer."""
@@ -120,11 +121,11 @@ class Memory:
         _store(self.enrollments, [*inserted, *updated])
         for event in state.events:
             assert self.events.setdefault((event.course_id, event.sequence), event) is event
-        for seats in state.touched_seats():
+        for seats in (*state.opened_seats(), *state.touched_seats()):
+            self.courses[seats.course_id] = seats.course
             self.seats[seats.course_id] = SeatRow(
                 seats.enrolled_count, seats.waitlisted_count, seats.last_sequence, seats.last_event_time
             )
-        self.courses.update({course_id: state.seats[course_id].course for course_id in state.changed_courses})
         self.students.update(_only(state.students, state.changed_students))
         for course_id in state.deleted_courses:
             del self.courses[course_id], self.seats[course_id]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from enrollment_service.domain.commands import (
     Command,
@@ -28,8 +28,31 @@ NONE, ENROLLED, WAITLISTED, DROPPED = 0, 1, 2, 3
 
 # (student_id, course_id, state, waitlist_position, enroll_time, create_time, sequence)
 Row = tuple[int, int, int, int, datetime | None, datetime | None, int]
-# (course_id, sequence, student_id, previous_state, state, waitlist_position, event_time, reason)
-LogLine = tuple[int, int, int, int, int, int, datetime, str]
+# What an event tells of.
+OF_ENROLLMENT, CREATED, UPDATED, DELETED = 1, 2, 3, 4
+WRITTEN_BY_CLIENTS = (
+    "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time"
+)  # fmt: skip
+
+
+class LogLine(NamedTuple):
+    """An event, as far as a history decides what stands in it."""
+
+    course_id: int
+    sequence: int
+    kind: int
+    student_id: int | None
+    previous_state: int
+    state: int
+    waitlist_position: int
+    enrolled_count: int
+    waitlisted_count: int
+    capacity: int | None
+    changed_fields: tuple[str, ...] | None
+    event_time: datetime
+    reason: str
+
+
 # (reason, subject)
 Broken = tuple[str, str]
 
@@ -49,7 +72,11 @@ class Place:
     student_id: int
     since: datetime
     began: datetime
-    sequence: int
+    sequence: int = 0
+
+    def starts(self, line: LogLine) -> None:
+        self.since = self.began = line.event_time
+        self.sequence = line.sequence
 
 
 @dataclass
@@ -87,7 +114,8 @@ class Model:
         self.students[student_id] = {"full_name": "Ann Lee", "version": 1}
 
     def create_course(self, course_id: int, **rules: Any) -> None:
-        self.courses[course_id] = ModelCourse(course_id, {"title": "Drawing"} | rules)
+        course = self.courses[course_id] = ModelCourse(course_id, {"title": "Drawing"} | rules)
+        self._write_of_course(course, CREATED, None, "")
 
     # --- what tests ask -----------------------------------------------------------------------------------------
 
@@ -111,7 +139,7 @@ class Model:
 
     def events(self) -> list[LogLine]:
         """The whole log, by course and sequence."""
-        return sorted(line for lines in self.log.values() for line in lines)
+        return [line for _, lines in sorted(self.log.items()) for line in lines]
 
     def student_etag(self, student_id: int) -> str:
         student = self.students.get(student_id)
@@ -227,8 +255,11 @@ class Model:
             raise Refused([("INVALID_FIELD", "course.enroll_close_time")])
         if rules["capacity"] is not None and rules["capacity"] < len(course.seated):
             raise Refused([("CAPACITY_BELOW_ENROLLED", f"courses/{course.course_id}")])
-        course.version += rules != course.rules
-        course.rules = rules
+        changed = tuple(name for name in WRITTEN_BY_CLIENTS if name in rules and rules[name] != course.rules[name])
+        if changed:
+            course.version += 1
+            course.rules = rules
+            self._write_of_course(course, UPDATED, changed, command.reason)
         self._promote(course)
         return course.version, course.counts
 
@@ -239,6 +270,7 @@ class Model:
         for places in (course.waiting, course.seated):
             for student_id in sorted(one.student_id for one in places):
                 self._leave(student_id, course, command.reason or "course_deleted")
+        self._write_of_course(course, DELETED, None, command.reason or "course_deleted")
         del self.courses[course.course_id]
         return ()
 
@@ -314,14 +346,16 @@ class Model:
     def _enter(self, student_id: int, course: ModelCourse, reason: str) -> Row:
         if course.has_seat and not course.waiting:
             return self._sit(student_id, course, reason)
-        line = self._write(course, student_id, NONE, WAITLISTED, len(course.waiting) + 1, reason)
-        course.waiting.append(Place(student_id, line[6], line[6], line[1]))
-        return _row(course.waiting[-1], course.course_id, WAITLISTED, len(course.waiting))
+        place = Place(student_id, self.now, self.now)
+        course.waiting.append(place)
+        place.starts(self._write(course, student_id, NONE, WAITLISTED, len(course.waiting), reason))
+        return _row(place, course.course_id, WAITLISTED, len(course.waiting))
 
     def _sit(self, student_id: int, course: ModelCourse, reason: str) -> Row:
-        line = self._write(course, student_id, NONE, ENROLLED, 0, reason)
-        course.seated.append(Place(student_id, line[6], line[6], line[1]))
-        return _row(course.seated[-1], course.course_id, ENROLLED, 0)
+        place = Place(student_id, self.now, self.now)
+        course.seated.append(place)
+        place.starts(self._write(course, student_id, NONE, ENROLLED, 0, reason))
+        return _row(place, course.course_id, ENROLLED, 0)
 
     def _leave(self, student_id: int, course: ModelCourse, reason: str) -> Row:
         place = course.place(student_id)
@@ -329,21 +363,39 @@ class Model:
         was, places = (ENROLLED, course.seated) if place in course.seated else (WAITLISTED, course.waiting)
         places.remove(place)
         line = self._write(course, student_id, was, DROPPED, 0, reason)
-        return student_id, course.course_id, DROPPED, 0, line[6], place.began, line[1]
+        return student_id, course.course_id, DROPPED, 0, line.event_time, place.began, line.sequence
 
     def _promote(self, course: ModelCourse) -> None:
         closes = course.rules["enroll_close_time"]
         while course.waiting and course.has_seat and (closes is None or self.now < closes):
             place = course.waiting.pop(0)
+            course.seated.append(place)
             line = self._write(course, place.student_id, WAITLISTED, ENROLLED, 0, "waitlist_promotion")
-            course.seated.append(Place(place.student_id, line[6], place.began, line[1]))
+            place.since, place.sequence = line.event_time, line.sequence
 
     def _write(
         self, course: ModelCourse, student_id: int, before: int, after: int, position: int, reason: str
     ) -> LogLine:
+        return self._append(course, OF_ENROLLMENT, (student_id, before, after, position), None, reason)
+
+    def _write_of_course(
+        self, course: ModelCourse, kind: int, changed_fields: tuple[str, ...] | None, reason: str
+    ) -> None:
+        self._append(course, kind, (None, NONE, NONE, 0), changed_fields, reason)
+
+    def _append(
+        self,
+        course: ModelCourse,
+        kind: int,
+        transition: tuple[int | None, int, int, int],
+        changed_fields: tuple[str, ...] | None,
+        reason: str,
+    ) -> LogLine:
+        """The course is already as it is after the event."""
         lines = self.log.setdefault(course.course_id, [])
-        time = max([self.now] + [line[6] for line in lines[-1:]])
-        line = (course.course_id, len(lines) + 1, student_id, before, after, position, time, reason)
+        time = max([self.now] + [line.event_time for line in lines[-1:]])
+        after = (*course.counts, course.rules["capacity"], changed_fields)
+        line = LogLine(course.course_id, len(lines) + 1, kind, *transition, *after, time, reason)
         lines.append(line)
         return line
 

@@ -27,7 +27,7 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import PATIENCE, Client
 from tests.support.databases import Connection
 from tests.support.histories import COURSES, STUDENTS, Batch, Cast
-from tests.support.model import Broken, Model, Row
+from tests.support.model import Broken, LogLine, Model, Row
 from tests.support.refusals import check_form, refusal_of
 from tests.support.services import START, Clock
 
@@ -66,11 +66,14 @@ class Play:
             rows += [row_of(one) for one in answer.enrollments]
         assert sorted(rows) == self.model.rows()
         events = await connection.fetch(
-            "SELECT course_id, sequence, student_id, previous_state, state, waitlist_position, event_time, reason"
-            " FROM enrollment_events WHERE course_id = ANY($1) ORDER BY 1, 2",
+            f"SELECT {', '.join(LogLine._fields)} FROM enrollment_events WHERE course_id = ANY($1) ORDER BY 1, 2",
             list(self.model.log),
         )
-        assert [tuple(event) for event in events] == self.model.events()
+        assert [tuple(_hashable(value) for value in event) for event in events] == self.model.events()
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def stamp(moment: datetime) -> Timestamp:
@@ -111,18 +114,21 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
             )  # fmt: skip
         case UpdateCourse():
             course = pb.Course(course_id=command.course_id, etag=command.etag, **course_fields(dict(command.changes)))
-            return "UpdateCourse", pb.UpdateCourseRequest(course=course, update_mask=FieldMask(paths=command.changes))
+            mask = FieldMask(paths=command.changes)
+            return "UpdateCourse", pb.UpdateCourseRequest(course=course, update_mask=mask, **_common(command))
         case DeleteCourse():
             return "DeleteCourse", pb.DeleteCourseRequest(
-                course_id=command.course_id, etag=command.etag, force=command.force
+                course_id=command.course_id, etag=command.etag, force=command.force, **_common(command)
             )
         case UpdateStudent():
             student = pb.Student(student_id=command.student_id, etag=command.etag, **command.changes)
             mask = FieldMask(paths=command.changes)
-            return "UpdateStudent", pb.UpdateStudentRequest(student=student, update_mask=mask)
+            return "UpdateStudent", pb.UpdateStudentRequest(
+                student=student, update_mask=mask, request_id=_request_id(command)
+            )
         case DeleteStudent():
             return "DeleteStudent", pb.DeleteStudentRequest(
-                student_id=command.student_id, etag=command.etag, force=command.force
+                student_id=command.student_id, etag=command.etag, force=command.force, request_id=_request_id(command)
             )
     raise AssertionError(command)
 

@@ -94,7 +94,7 @@ async def test_calls_are_counted_by_method_code_and_reason(processes: Processes)
     assert exposed.value("enrollment_calls_total", **missing) == 1
     assert exposed.value("enrollment_calls_total", code="INVALID_ARGUMENT", reason="MALFORMED_REQUEST") == 1
     assert exposed.value("enrollment_call_duration_seconds_count", method="GetStudent") == 2
-    assert exposed.value("enrollment_batch_size_sum", lane="students") == 3
+    assert exposed.value("enrollment_batch_size_sum", lane="creating") == 3
     assert exposed.value("enrollment_queue_wait_seconds_count", lane="reads") == 1
 
 
@@ -258,7 +258,7 @@ async def test_one_endpoint_counts_for_all_workers(processes: Processes) -> None
     exposed = await until_exposed(port, "enrollment_processes", {2})
     assert exposed.value("enrollment_calls_total", method="CreateStudent") == 30
     assert exposed.value("enrollment_call_duration_seconds_count", method="CreateStudent") == 30
-    assert exposed.value("enrollment_batch_size_sum", lane="students") == 30
+    assert exposed.value("enrollment_batch_size_sum", lane="creating") == 30
     assert exposed.value("enrollment_database_connections_max") == 32
     assert len(exposed.series["enrollment_build_info"]) == 1
     await morning(client)

@@ -142,14 +142,14 @@ async def test_a_batch_is_a_span_with_links_to_its_calls(processes: Processes) -
         await client.students(10)
         calls = await receiver.until("CreateStudent", 10)
         async with asyncio.timeout(20):
-            while sum(len(batch.links) for batch in receiver.named("batch students")) < 10:  # noqa: ASYNC110 - a thread
+            while sum(len(batch.links) for batch in receiver.named("batch creating")) < 10:  # noqa: ASYNC110 - a thread
                 await asyncio.sleep(0.05)
-        batches = receiver.named("batch students")
+        batches = receiver.named("batch creating")
     linked = [link for batch in batches for link in batch.links]
     assert sorted(linked) == sorted(span.span_id for span in calls)
     for batch in batches:
         assert (batch.kind, batch.parent_id) == (INTERNAL, "")
-        assert batch.attributes == {"enrollment.lane": "students", "enrollment.batch.size": len(batch.links)}
+        assert batch.attributes == {"enrollment.lane": "creating", "enrollment.batch.size": len(batch.links)}
 
 
 async def test_every_lane_has_its_batches(processes: Processes, database_url: str) -> None:
@@ -170,7 +170,7 @@ async def test_every_lane_has_its_batches(processes: Processes, database_url: st
             "patient": "EnrollStudent",
             "bulk": "ImportEnrollments",
             "reads": "GetStudent",
-            "courses": "CreateCourse",
+            "creating": "CreateCourse",
         }.items():
             batches = await receiver.until(f"batch {lane}")
             calls = {span.span_id for span in await receiver.until(method)}
@@ -184,7 +184,7 @@ async def test_what_the_caller_does_not_sample_is_not_sent(processes: Processes)
         await call(client, "CreateCourse", TRACEPARENT, course={"code": "A-1", "title": "A"})
         await receiver.until("CreateCourse")
         assert await process.stop() == 0
-        assert {span.name for span in receiver.spans} == {f"{SERVICE}/CreateCourse", "batch courses"}
+        assert {span.name for span in receiver.spans} == {f"{SERVICE}/CreateCourse", "batch creating"}
 
 
 async def test_workers_send_theirs_too_and_the_last_spans_as_well(processes: Processes) -> None:
