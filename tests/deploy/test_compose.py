@@ -17,9 +17,12 @@ PROFILED = {name for name, service in SERVICES.items() if "profiles" in service}
 
 
 def test_without_a_profile_there_is_the_service_alone() -> None:
-    assert set(SERVICES) - PROFILED == {"db", "migrate", "server"}
+    assert set(SERVICES) - PROFILED == {"secrets", "db", "roles", "migrate", "server"}
     assert {name for name in PROFILED if SERVICES[name]["profiles"] == ["observability"]} == {
         "prometheus", "alertmanager", "grafana",
+    }  # fmt: skip
+    assert {name for name in PROFILED if SERVICES[name]["profiles"] == ["production"]} == {
+        "credentials", "production", "portal", "catalog",
     }  # fmt: skip
 
 
@@ -45,15 +48,22 @@ def test_only_this_machine_can_connect(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PROFILED))
-def test_images_are_of_one_version(name: str) -> None:
+def test_images_are_ours_or_of_one_version(name: str) -> None:
+    if "build" in SERVICES[name]:
+        assert SERVICES[name]["image"] == SERVICES["server"]["image"]
+        return
     assert re.fullmatch(r"(prom|grafana)/\w+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
 
 
-def test_the_settings_are_settings() -> None:
-    environment = SERVICES["server"]["environment"]
+@pytest.mark.parametrize("name", ["server", "production"])
+def test_the_settings_are_settings_that_a_server_may_be_started_with(name: str) -> None:
+    environment = SERVICES[name]["environment"]
     assert set(environment) <= Settings.variables()
     fields = {name.removeprefix("ENROLLMENT_").lower(): value for name, value in environment.items()}
-    assert Settings(**(fields | {"database_url": "postgresql://db/enrollment"})).metrics_listen == "0.0.0.0:9464"
+    del fields["database_password_file"]
+    settings = Settings(**fields)
+    assert list(settings.problems_of_serving()) == []
+    assert not settings.listens_on_loopback
 
 
 def test_prometheus_scrapes_what_the_server_serves() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,18 @@ class Authority:
         self.file.write_bytes(self.pem)
 
     def issue(
-        self, name: str, *, dns: Sequence[str] = (), uri: Sequence[str] = (), lasts: timedelta = timedelta(days=1)
+        self,
+        name: str,
+        *,
+        dns: Sequence[str] = (),
+        uri: Sequence[str] = (),
+        ip: Sequence[str] = (),
+        lasts: timedelta = timedelta(days=1),
     ) -> Certificate:
         """A certificate with these names, in files called `name`, which are replaced if they are there."""
         names: list[x509.GeneralName] = [x509.DNSName(one) for one in dns]
         names += [x509.UniformResourceIdentifier(one) for one in uri]
+        names += [x509.IPAddress(ip_address(one)) for one in ip]
         key = ec.generate_private_key(ec.SECP256R1())
         extensions: list[x509.ExtensionType] = [x509.SubjectAlternativeName(names)] if names else []
         extensions.append(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]))
