@@ -93,10 +93,11 @@ class Generator:
         seconds: float | None = None,
         rate: float = 0,
         hot_course: int = 0,
+        token: str = "",
     ) -> Measured:
         """Measure one mode of one server. Raises ContestantError unless (almost) every answer is right."""
         load = {"in_flight": in_flight, "connections": connections, "seconds": seconds or scale.seconds, "rate": rate}
-        plan = self._plan(address, mode, scale) | load
+        plan = self._plan(address, mode, scale) | load | {"token": token}
         if hot_course:
             del plan["first_index"]
             plan["hot_course"] = hot_course

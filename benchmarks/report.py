@@ -71,6 +71,8 @@ def figures(samples: Samples) -> Figures:
     within = [value for value in (middle("x3.list"), middle("x3.enroll")) if value is not None]
     result["overload"] = {"x3": min(within, default=None), "x3_edge": None, "x10_edge": None}
     result["hol"] = {"p99_ratio": middle("hol_p99"), "import_p99_ratio": middle("hol_import_p99")}
+    slower = [value for value in (middle("auth.list"), middle("auth.enroll")) if value is not None]
+    result["auth"] = {"ratio": min(slower, default=None)}
     result["memory_mb"] = middle("memory_mb")
     result["startup_s"] = middle("startup_s")
     return result
@@ -91,7 +93,7 @@ def medians_table(samples: Samples) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for measure, values in sorted(samples.items()):
-        if "." in measure and not measure.startswith("x3"):
+        if "." in measure and not measure.startswith(("x3", "auth")):
             found = spread(values)
             cells = [f"{v:,.0f}" for v in (found.median, found.least, found.greatest)] if found else ["not measured"]
             table.add_row(measure, *cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import contestants, dataset, pgbench, strain
+from benchmarks import auth, contestants, dataset, pgbench, strain
 from benchmarks.bench import Bench
 from benchmarks.contestants import ContestantError
 from benchmarks.importing import import_rows
@@ -16,7 +16,17 @@ _CONNECTIONS_OF_MANY = 16
 def run(bench: Bench, number: int) -> None:
     """Run round `number`, from 0."""
     bench.title(f"Round {number + 1} of {bench.scale.rounds}")
-    parts = [_echo, _fastapi, _asyncpg, _bare, _service, _service_2_workers, _pgbench, strain.overload]
+    parts = [
+        _echo,
+        _fastapi,
+        _asyncpg,
+        _bare,
+        _service,
+        _service_2_workers,
+        _pgbench,
+        strain.overload,
+        auth.authenticated,
+    ]
     turn = number * 2 % len(parts)
     _on_a_copy(bench, *parts[turn:], *parts[:turn])
     loads = (_import, _copy) if number % 2 == 0 else (_copy, _import)

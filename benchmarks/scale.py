@@ -90,6 +90,8 @@ TARGETS = (
     Target("enroll right after it / best", "x3_after.enroll", None, 0.8, 0.95),
     Target("p99 in other courses, one row held / usual", "hol_p99", None, 2, 1.2, True),
     Target("p99 of single calls, during an import / usual", "hol_import_p99", None, 4, 2, True),
+    Target("list with a JWT / without", "auth.list", None, 0.90, 0.97),
+    Target("enroll with a JWT / without", "auth.enroll", None, 0.90, 0.97),
     Target("list, 10 times the rows", "grown_list.large", "grown_list.small", 0.8, 0.95),
     Target("enroll, 10 times the rows", "grown_enroll.large", "grown_enroll.small", 0.8, 0.95),
     Target("enroll p99 at half load, ms", "p99_at_half_load_ms", None, None, None, True),

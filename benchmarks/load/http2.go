@@ -79,6 +79,9 @@ func newHTTP2(r *run, socket net.Conn, share int, number uint64, count int) *htt
 		{Name: ":authority", Value: r.Address}, {Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"}, {Name: "user-agent", Value: "enrollment-bench"},
 	}
+	if r.Token != "" {
+		c.headers = append(c.headers, hpack.HeaderField{Name: "authorization", Value: "Bearer " + r.Token})
+	}
 	return c
 }
 

@@ -37,6 +37,7 @@ type plan struct {
 	PerStudent    uint64  `json:"per_student"`
 	HotCourse     int64   `json:"hot_course"` // an empty one that everybody wants, if not 0
 	RequestIDs    bool    `json:"request_ids"`
+	Token         string  `json:"token"`            // sent with each call, if any
 	Deadline      float64 `json:"deadline_seconds"` // of each call, open loop only, if not 0
 	enroll        bool
 	flavor        string
