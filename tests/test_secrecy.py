@@ -189,7 +189,8 @@ async def test_no_command_prints_a_password_that_is_wrong(
         "PASSWORD": {"DATABASE_URL": secret.url, "DATABASE_PASSWORD": "marked-wrong one"},
         "PASSWORD_FILE": {"DATABASE_URL": secret.url, "DATABASE_PASSWORD_FILE": f"{tmp_path / 'password'}"},
     }[way]
-    ended = await run_command(command, LISTEN=f"127.0.0.1:{free_port()}", LOG_LEVEL="debug", **variables)
+    settings = {"AUTH": "none", "LISTEN": f"127.0.0.1:{free_port()}", "LOG_LEVEL": "debug"}
+    ended = await run_command(command, **settings, **variables)
     assert ended.returncode == 78
     assert "SQLSTATE 28P01" in ended.stderr
     secret.check_unseen(ended.stdout + ended.stderr)
