@@ -9,11 +9,11 @@ from enrollment_service.domain.errors import code_taken, email_taken
 from enrollment_service.domain.records import Course, NewCourse, NewStudent, Student
 from enrollment_service.engine.batcher import Batcher
 from enrollment_service.settings import Settings
-from enrollment_service.store.courses import create_courses
+from enrollment_service.store import courses, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, fault_of
 from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS
-from enrollment_service.store.students import create_students
+from enrollment_service.store.statements import Prepared
 from enrollment_service.store.transactions import DriverConnection, told
 
 New = TypeVar("New")
@@ -24,8 +24,18 @@ Insert = Callable[[DriverConnection, Sequence[New]], Awaitable[Sequence[Created 
 class Creator(Generic[New, Created]):
     """Creates one kind of thing; one transaction is under way at a time."""
 
-    def __init__(self, database: Database, settings: Settings, insert: Insert[New, Created]) -> None:
-        self._held = database.hold(MAX_WAIT_HOLDING_MS)
+    def __init__(
+        self, database: Database, settings: Settings, insert: Insert[New, Created], statements: Sequence[Prepared]
+    ) -> None:
+        """Nothing is opened before somebody creates something.
+
+        Args:
+            database: where to create.
+            settings: the limits.
+            insert: creates many at a time.
+            statements: those that `insert` may send.
+        """
+        self._held = database.hold(MAX_WAIT_HOLDING_MS, statements)
         self._insert = insert
         self._batcher: Batcher[New, Created] = Batcher(
             self._run, max_weight=settings.max_batch, max_waiting=settings.max_waiting
@@ -56,19 +66,19 @@ class Creator(Generic[New, Created]):
 
 def student_creator(database: Database, settings: Settings) -> Creator[NewStudent, Student]:
     """Creates students; refuses with EMAIL_TAKEN."""
-    return Creator(database, settings, _insert_students)
+    return Creator(database, settings, _insert_students, students.creation_statements())
 
 
 def course_creator(database: Database, settings: Settings) -> Creator[NewCourse, Course]:
     """Creates courses; refuses with CODE_TAKEN."""
-    return Creator(database, settings, _insert_courses)
+    return Creator(database, settings, _insert_courses, courses.creation_statements())
 
 
 async def _insert_students(connection: DriverConnection, batch: Sequence[NewStudent]) -> Sequence[Student | Exception]:
-    created, owners = await create_students(connection, batch)
+    created, owners = await students.create_students(connection, batch)
     return [created.get(index) or email_taken(owners.get(index)) for index in range(len(batch))]
 
 
 async def _insert_courses(connection: DriverConnection, batch: Sequence[NewCourse]) -> Sequence[Course | Exception]:
-    created, owners = await create_courses(connection, batch)
+    created, owners = await courses.create_courses(connection, batch)
     return [created.get(index) or code_taken(owners.get(new.code)) for index, new in enumerate(batch)]

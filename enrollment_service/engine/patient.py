@@ -17,8 +17,7 @@ from enrollment_service.domain.commands import Answer, Command
 from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
 from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
 from enrollment_service.engine.batch import Busy
-from enrollment_service.store.database import Database
-from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
+from enrollment_service.store.locks import RowBusyError
 from enrollment_service.store.transactions import HeldConnection, told
 
 MAX_WORKERS = 3
@@ -69,7 +68,7 @@ class PatientLane:
 
     def __init__(
         self,
-        database: Database,
+        hold: Callable[[], HeldConnection],
         run: Callable[[Turn], Awaitable[Results]],
         *,
         lock_timeout_ms: int,
@@ -79,13 +78,13 @@ class PatientLane:
         """Nothing is opened before a row is busy.
 
         Args:
-            database: where the workers get their connections.
+            hold: gives a worker its connection.
             run: serves a turn; raises RowBusyError if it has waited for the row in vain.
             lock_timeout_ms: how long a row is waited for in all.
             max_commands: in one transaction.
             max_waiting: commands in all queues; beyond it they are refused with OVERLOADED.
         """
-        self._database = database
+        self._hold = hold
         self._run = run
         self._lock_timeout = lock_timeout_ms / 1000
         self._max_commands = max_commands
@@ -173,7 +172,7 @@ class PatientLane:
             worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        held = self._idle.pop() if self._idle else self._database.hold(MAX_WAIT_HOLDING_MS)
+        held = self._idle.pop() if self._idle else self._hold()
         try:
             while self._turns:
                 row = self._turns.popleft()

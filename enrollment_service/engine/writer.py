@@ -25,6 +25,7 @@ from enrollment_service.engine.batcher import Batcher, Pending
 from enrollment_service.engine.patient import PatientLane, Results, Turn
 from enrollment_service.settings import Settings
 from enrollment_service.store import locks
+from enrollment_service.store.batches import batch_statements
 from enrollment_service.store.courses import code_owners
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
@@ -45,8 +46,9 @@ class Writer:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._usual_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
-        self._bulk_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
+        hold = partial(database.hold, statements=batch_statements(database.clock))
+        self._usual_held = hold(locks.MAX_WAIT_BRIEFLY_MS)
+        self._bulk_held = hold(locks.MAX_WAIT_BRIEFLY_MS)
         batcher = partial(
             Batcher[Command[Any], Answer],
             max_weight=settings.max_batch,
@@ -56,7 +58,7 @@ class Writer:
         self._usual = batcher(self._run_usual)
         self._bulk = batcher(self._run_bulk)
         self._patient = PatientLane(
-            database,
+            partial(hold, locks.MAX_WAIT_HOLDING_MS),
             self._run_patient,
             lock_timeout_ms=settings.lock_timeout_ms,
             max_commands=settings.max_batch,

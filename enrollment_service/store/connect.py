@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
+from enrollment_service.store.driver import DriverConnection
 from enrollment_service.store.mistakes import mistakes_named
-from enrollment_service.store.watch import DriverConnection
 
 _URL = re.compile(r"([^:]*://)([^/?#]*)(.*)", re.DOTALL)
 
@@ -63,7 +63,9 @@ async def _first_willing(url: str, timeout_seconds: float, server_settings: dict
             unwilling: Exception | None = None
             for host in hosts:
                 try:
-                    connection = await asyncpg.connect(host, timeout=patience, server_settings=server_settings)
+                    connection = await asyncpg.connect(
+                        host, timeout=patience, server_settings=server_settings, connection_class=DriverConnection
+                    )
                 except TimeoutError:
                     silent.append(host)
                     _silent_at[host] = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
+from enrollment_service.store.statements import Prepared
 from enrollment_service.store.transactions import HeldConnection, retried, told
 
 Result = TypeVar("Result")
@@ -68,13 +69,14 @@ class Database:
         self.clock: Clock = func.clock_timestamp() if clock is None else clock
         self.courses = CourseCache()
 
-    def hold(self, lock_timeout_ms: int | None = None) -> HeldConnection:
+    def hold(self, lock_timeout_ms: int | None = None, statements: Sequence[Prepared] = ()) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use.
 
         Args:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
+            statements: all that its transactions may send while they hold locks.
         """
-        return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms)
+        return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms, statements)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """What `work` reads on a connection of the pool, all of it in one snapshot; no more than `max_lists` at once.

@@ -1,4 +1,4 @@
-"""A row that others have locked delays nobody but those who need it: one server, two, students, imports, frozen peers.
+"""A row that others have locked delays nobody but those who need it: one server, two, students, imports.
 
 Latencies are compared in slices in turn, usual and held, and a slice's p99 by the median over the slices, because what
 else the machine does must not pass for a finding. The negative control waits for locks as a single lane would.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +21,7 @@ import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
-from tests.support.databases import Connection, connected
+from tests.support.databases import connected
 from tests.support.locks import until, until_waiting
 from tests.support.processes import SERVE, Processes
 from tests.support.refusals import refusal_of, refused
@@ -328,43 +327,6 @@ async def test_a_table_that_is_locked_for_a_moment_is_waited_for(processes: Proc
             await asyncio.gather(*calls)
         for student_id in students:
             await client.unenroll(student_id, course_id)
-
-
-async def test_a_frozen_server_holds_others_up_for_two_seconds_at_most(
-    processes: Processes, database_url: str, connection: Connection
-) -> None:
-    """It stands still in the middle of a batch: its seat rows are locked, and PostgreSQL lets go of them for it.
-
-    Between two statements, that is. While the driver prepares one, at its first use on a connection, PostgreSQL does
-    not take the session for idle and lets go only when the connection breaks. So everything is prepared here.
-    """
-    (frozen, first), (_, second) = await processes.start_several(2)
-    students, (course,) = await first.students(40), await first.courses(1)
-    for student_id in students[20:23]:
-        await first.enroll(student_id, course)
-    in_transaction = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-    locked = "SELECT count(*) FROM (SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE SKIP LOCKED) AS free"
-    calls: list[asyncio.Task[Any]] = []
-    try:
-        async with asyncio.timeout(30):
-            for _ in range(1_000):
-                student_id = students[len(calls) % 20]
-                calls.append(asyncio.create_task(ended(first, student_id, course, 10)))
-                await asyncio.sleep(0.0005)
-                frozen.signal(signal.SIGSTOP)
-                if await connection.fetchval(in_transaction) and not await connection.fetchval(locked, course):
-                    break
-                frozen.signal(signal.SIGCONT)
-            else:
-                pytest.skip("could not freeze the server in the middle of a batch")
-        began = time.monotonic()
-        outcome, moment = await ended(second, students[-1], course, 10)
-        assert outcome == "OK"
-        assert moment - began < 2.0 + 0.5
-    finally:
-        frozen.signal(signal.SIGCONT)
-    await asyncio.gather(*calls)
-    assert await wrong_in(database_url) == []
 
 
 @pytest.mark.long
