@@ -24,6 +24,9 @@ MAX_WORKERS = 3
 # At most all workers but one wait for as long as it takes. The last one goes round, so long for each row: a row that is
 # busy only for a moment is never left behind those that are really held.
 TURN_MS = 50
+# What waits for something unknown cannot wait in PostgreSQL, so it is tried again after such a pause, in seconds. While
+# it tries it holds its seats, and nobody else should have to notice.
+PAUSE_SECONDS = 0.1
 
 Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy]
 
@@ -126,6 +129,7 @@ class PatientLane:
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connections back."""
+        await self._empty.wait()
         while self._workers:
             await asyncio.wait(self._workers)
         for held in self._idle:
@@ -146,7 +150,7 @@ class PatientLane:
                 self._queues[entry.row].append(entry)
 
     def _chosen(self, commands: Sequence[Command[Any]], *, alone: bool) -> set[Command[Any]]:
-        """What may share a transaction. Bulk commands wait for locks, so each of them goes alone."""
+        """What may share a transaction. Bulk commands may take long and wait for locks: each of them goes alone."""
         if not commands:
             return set()
         together = rounds(commands)[0]
@@ -159,9 +163,13 @@ class PatientLane:
             self._empty.clear()
             self._queues[entry.row] = deque()
             self._since[entry.row] = asyncio.get_running_loop().time()
-            self._turns.append(entry.row)
-            self._employ()
+            self._line_up(entry.row)
         self._queues[entry.row].append(entry)
+
+    def _line_up(self, row: Row) -> None:
+        """Gives a row a turn, after those that have theirs."""
+        self._turns.append(row)
+        self._employ()
 
     def _employ(self) -> None:
         """Starts a worker where one more may be of use."""
@@ -187,7 +195,9 @@ class PatientLane:
     def _give_back(self, turn: Turn) -> None:
         """Rows that are still waited for have another turn, the one that has just been served last."""
         for row in reversed(turn.claimed):
-            if self._queues[row]:
+            if self._queues[row] and row == SOMETHING:
+                asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._line_up, row)
+            elif self._queues[row]:
                 self._turns.append(row)
             else:
                 del self._queues[row], self._since[row]

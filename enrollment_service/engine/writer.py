@@ -19,9 +19,10 @@ from typing import Any, TypeAlias, cast
 
 from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
 from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
-from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
+from enrollment_service.domain.footprint import SOMETHING, Row, rounds
 from enrollment_service.engine.batch import Busy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
+from enrollment_service.engine.loading import first_busy, look_up_rows
 from enrollment_service.engine.patient import PatientLane, Results, Turn
 from enrollment_service.settings import Settings
 from enrollment_service.store import locks
@@ -85,13 +86,13 @@ class Writer:
     # --- the lanes ----------------------------------------------------------------------------------------------
 
     async def _run_usual(self, commands: Sequence[Command[Any]]) -> Answers:
-        return await self._run(self._usual_held, commands, skip_locked=True)
+        return await self._run(self._usual_held, commands)
 
     async def _run_bulk(self, commands: Sequence[Command[Any]]) -> Answers:
         await self._patient.until_empty(MAX_GIVE_WAY)
-        return await self._run(self._bulk_held, commands, skip_locked=False)
+        return await self._run(self._bulk_held, commands)
 
-    async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
+    async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]]) -> Answers:
         """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""
         answers: dict[Command[Any], Answer | Exception | Pending[Answer]] = {}
         ready = []
@@ -101,7 +102,7 @@ class Writer:
             else:
                 ready.append(command)
         for group in rounds(ready):
-            for command, result in (await self._attempt(held, partial(list, group), skip_locked=skip_locked)).items():
+            for command, result in (await self._attempt(held, partial(list, group))).items():
                 if isinstance(result, Busy):
                     answers[command] = self._patient.add(result.row, command)
                 else:
@@ -109,19 +110,16 @@ class Writer:
         return [answers[command] for command in commands]
 
     async def _run_patient(self, turn: Turn) -> Results:
-        return await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+        return await self._attempt(turn.held, turn.commands, first=turn)
 
     # --- one transaction, and what becomes of it ----------------------------------------------------------------
 
-    async def _attempt(
-        self, held: HeldConnection, form: Form, *, skip_locked: bool, first: Turn | None = None
-    ) -> Results:
+    async def _attempt(self, held: HeldConnection, form: Form, *, first: Turn | None = None) -> Results:
         """The outcomes of commands that are decided in one transaction, if possible.
 
         Args:
             held: the connection to do it on.
             form: the commands, asked for when the transaction has begun.
-            skip_locked: whether locked rows are left alone; bulk commands wait for them, in order.
             first: a turn of the patient lane, whose row is waited for before anything else.
 
         Raises:
@@ -134,7 +132,8 @@ class Writer:
             if first is not None:
                 await locks.wait_for(connection, first.row, first.max_wait_ms)
             commands = form()
-            skip = skip_locked and not any(command.bulk for command in commands)
+            # Who has waited for a row alone may then wait a little for others.
+            skip = not any(command.bulk if first else command.waits for command in commands)
             return dict(await run_batch(connection, commands, self._database, skip_locked=skip)) if commands else {}
 
         try:
@@ -144,46 +143,40 @@ class Writer:
         except DatabaseUnavailable as error:
             return dict.fromkeys(commands or form(), error)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            return await self._after(error, held, commands or form(), skip_locked=skip_locked)
+            return await self._after(error, held, commands or form())
 
-    async def _after(
-        self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool
-    ) -> Results:
+    async def _after(self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]]) -> Results:
         """What becomes of the commands of a transaction that certainly did not happen."""
         fault = fault_of(error)
         if fault is Fault.TIMEOUT:
             return dict.fromkeys(commands, told(error))
         if fault is Fault.LOCKED:
-            return await self._aside(held, commands, skip_locked=skip_locked)
+            return await self._aside(held, commands)
         if len(commands) == 1:
             return {commands[0]: await self._explained(error, held, commands[0])}
         results: Results = {}
         for command in commands:
-            results |= await self._attempt(held, partial(list, [command]), skip_locked=skip_locked)
+            results |= await self._attempt(held, partial(list, [command]))
         return results
 
-    async def _aside(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Results:
+    async def _aside(self, held: HeldConnection, commands: Sequence[Command[Any]]) -> Results:
         """Sets aside the commands whose rows others hold, and tries again without them.
 
         Some locks are met only on the way, where they cannot be skipped: foreign keys lock students and courses, and
-        bulk commands wait for a moment.
+        imports wait for a moment.
         """
-        rows = {command: Footprint.of([command]).rows for command in commands}
-        wanted: set[Row] = set().union(*rows.values())
         try:
-            busy = await self._really_busy(held, wanted)
+            rows = await held.transact(lambda connection: look_up_rows(connection, commands))
+            busy = await self._really_busy(held, set().union(*rows.values()))
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
             if fault_of(error) is not Fault.LOCKED:
                 return dict.fromkeys(commands, told(error))
             busy = set()  # a whole table is locked: not even looking is possible
         if not busy:
             return dict.fromkeys(commands, Busy(SOMETHING))
-        results: Results = {}
-        for command in commands:
-            if row := next((row for row in rows[command] if row in busy), None):
-                results[command] = Busy(row)
+        results: Results = {command: Busy(row) for command, row in first_busy(rows, busy).items()}
         rest = [command for command in commands if command not in results]
-        return results | (await self._attempt(held, partial(list, rest), skip_locked=skip_locked) if rest else {})
+        return results | (await self._attempt(held, partial(list, rest)) if rest else {})
 
     async def _really_busy(self, held: HeldConnection, rows: set[Row]) -> set[Row]:
         """Those of the rows that others hold for longer than a batch usually takes."""

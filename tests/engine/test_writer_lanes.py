@@ -21,7 +21,7 @@ import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
-from tests.support.databases import connected
+from tests.support.databases import Connection, connected
 from tests.support.locks import until, until_waiting
 from tests.support.processes import SERVE, Processes
 from tests.support.refusals import refusal_of, refused
@@ -79,6 +79,18 @@ async def wanting(client: Client, student_ids: Sequence[int], *course_ids: int) 
     await asyncio.gather(*map(caller, student_ids))
 
 
+async def deleting(client: Client, student_ids: Sequence[int]) -> None:
+    """Callers who delete students by force, one after the other each, until they are cancelled."""
+    left = list(student_ids)
+
+    async def caller() -> None:
+        while left:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await client.call("DeleteStudent", student_id=left.pop(), force=True)
+
+    await asyncio.gather(caller(), caller())
+
+
 async def importing(client: Client, student_ids: Sequence[int], course_ids: Sequence[int]) -> None:
     """An import that touches what is held, again and again, until it is cancelled."""
     chunk = pb.ImportEnrollmentsRequest(
@@ -120,17 +132,22 @@ async def compared(
         "both": (one, waiting, [courses[0], stuck[0], courses[1]]),
         "several": (several, waiting, stuck),
         "import": (one, waiting, [stuck[0], *courses[:5]]),
+        "delete": (one, await clients[0].students(4 * SLICES), [stuck[0], *courses]),
     }[kind]
+    if kind == "delete":
+        await asyncio.gather(*(clients[0].enroll(student_id, *what) for student_id in who))
     usual, held = [], []
     await school.p99()  # nothing is prepared yet
     async with connected(database_url) as holder, connected(database_url) as observer:
-        for _ in range(SLICES):
+        for number in range(SLICES):
             usual.append(await school.p99())
-            work = (
-                importing(clients[0], who, what)
-                if kind == "import"
-                else asyncio.gather(*(wanting(client, who, *what) for client in clients))
-            )
+            work: Any
+            if kind == "import":
+                work = importing(clients[0], who, what)
+            elif kind == "delete":
+                work = deleting(clients[0], who[number::SLICES])
+            else:
+                work = asyncio.gather(*(wanting(client, who, *what) for client in clients))
             async with holder.transaction():
                 await holder.execute(f"SELECT FROM {rows} FOR UPDATE")
                 async with busy(work):
@@ -142,7 +159,16 @@ async def compared(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "servers"),
-    [("course", 1), ("course", 2), ("student", 1), ("both", 1), ("both", 2), ("several", 1), ("import", 1)],
+    [
+        ("course", 1),
+        ("course", 2),
+        ("student", 1),
+        ("both", 1),
+        ("both", 2),
+        ("several", 1),
+        ("import", 1),
+        ("delete", 1),
+    ],
 )
 async def test_a_held_row_delays_nobody_else(processes: Processes, database_url: str, kind: str, servers: int) -> None:
     usual, held = await compared(processes, database_url, kind, servers, SERVE)
@@ -283,6 +309,53 @@ async def test_whoever_loses_connection_and_row_at_once_is_answered(processes: P
         await blocker.execute("COMMIT")
     await client.enroll(student_id, stuck)
     assert await client.roster(stuck) == [student_id]
+
+
+async def share_of_time_locked(connection: Connection, course_id: int) -> float:
+    """How often somebody holds the seat row of a course, in many looks at it."""
+    free = "SELECT FROM course_seats WHERE course_id = $1 FOR NO KEY UPDATE SKIP LOCKED"
+    looks = 0
+    locked = 0
+    end = time.monotonic() + 0.8
+    while time.monotonic() < end:
+        looks += 1
+        locked += not await connection.fetch(free, course_id)
+        await asyncio.sleep(0.001)  # so that others get at the row
+    return locked / looks
+
+
+async def test_a_forced_delete_waits_for_the_held_course_and_holds_no_other(
+    processes: Processes, database_url: str
+) -> None:
+    """The request does not name the courses that the student sits in."""
+    _, client = await processes.start()
+    (student_id, other), (first, stuck, last) = await client.students(2), await client.courses(3)
+    await client.enroll(student_id, first, stuck, last)
+    async with connected(database_url) as holder, connected(database_url) as observer:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE", stuck)
+            delete = asyncio.create_task(client.call("DeleteStudent", student_id=student_id, force=True))
+            await until_waiting(observer)
+            assert await share_of_time_locked(observer, first) < 0.1
+            assert await share_of_time_locked(observer, last) < 0.1
+            await client.enroll(other, first, last)
+        await delete
+    assert [await client.roster(course_id) for course_id in (first, stuck, last)] == [[other], [], [other]]
+
+
+async def test_what_no_row_explains_leaves_its_course_to_others(processes: Processes, database_url: str) -> None:
+    """It is tried again and again, and holds the seats of its course while it tries."""
+    _, client = await processes.start()
+    (student_id,), (course,) = await client.students(1), await client.courses(1)
+    change = {"course": pb.Course(course_id=course, title="New"), "update_mask": {"paths": ["title"]}}
+    async with connected(database_url) as holder, connected(database_url) as observer:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM courses WHERE id = $1 FOR SHARE", course)
+            update = asyncio.create_task(client.call("UpdateCourse", **change))
+            await until_waiting(observer)
+            assert 0 < await share_of_time_locked(observer, course) < 0.5
+            await client.enroll(student_id, course)
+        assert (await update).course.title == "New"
 
 
 @pytest.mark.parametrize(
