@@ -20,9 +20,11 @@ import grpc
 import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.conftest import StartService
 from tests.support.client import Client
 from tests.support.databases import Connection, connected
-from tests.support.locks import until, until_waiting
+from tests.support.locks import held as holding
+from tests.support.locks import until, until_waiting, waiting_in
 from tests.support.processes import SERVE, Processes
 from tests.support.refusals import refusal_of, refused
 from tests.support.verification import wrong_in
@@ -276,6 +278,42 @@ async def test_a_row_that_is_busy_for_a_moment_does_not_wait_for_those_that_are_
         assert time.monotonic() - began < 1
         await held.execute("ROLLBACK")
         assert {outcome for outcome, _ in await asyncio.gather(*calls)} == {"OK"}
+
+
+HELD = 300
+
+
+async def test_a_row_that_is_busy_for_a_moment_does_not_wait_for_hundreds_that_are_held(
+    start_service: StartService,
+) -> None:
+    service = await start_service(max_streams=1_000, lock_timeout_ms=30_000)
+    client, url = service.client, service.settings.database_url
+    students, stuck, brief = await client.students(HELD), await client.courses(HELD), await client.courses(5)
+    async with holding(url, *stuck):
+        calls = [asyncio.create_task(client.enroll(*pair)) for pair in zip(students, stuck, strict=True)]
+        async with holding(url, *brief):
+            await until(lambda: waiting_in(service) == HELD)
+            delayed = [asyncio.create_task(client.enroll(students[0], course_id)) for course_id in brief]
+            await until(lambda: waiting_in(service) == HELD + len(brief))
+        began = time.monotonic()
+        await asyncio.gather(*delayed)
+        assert time.monotonic() - began < 1
+    await asyncio.gather(*calls)
+
+
+async def test_whose_time_is_over_is_told_so_however_many_rows_are_held(start_service: StartService) -> None:
+    """Nobody has to wait until it is the row's turn again."""
+    service = await start_service(max_streams=1_000, lock_timeout_ms=LOCK_TIMEOUT_MS)
+    client, url = service.client, service.settings.database_url
+    students, stuck = await client.students(HELD), await client.courses(HELD)
+    async with holding(url, *stuck):
+        began = time.monotonic()
+        calls = [asyncio.create_task(ended(client, *pair)) for pair in zip(students[:9], stuck[:9], strict=True)]
+        await asyncio.sleep(LOCK_TIMEOUT_MS / 1000 - 0.3)  # until the time of these is nearly over
+        calls += [asyncio.create_task(ended(client, *pair)) for pair in zip(students[9:], stuck[9:], strict=True)]
+        outcomes = await asyncio.gather(*calls)
+    assert {reason for reason, _ in outcomes} == {"DATABASE_UNAVAILABLE"}
+    assert max(moment - began for _, moment in outcomes[:9]) < LOCK_TIMEOUT_MS / 1000 + 0.5
 
 
 async def test_whoever_loses_connection_and_row_at_once_is_answered(processes: Processes, database_url: str) -> None:
