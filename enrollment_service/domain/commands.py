@@ -108,6 +108,11 @@ class Command(Generic[A]):
         return False
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for locked seats in line: it may need so many that they are seldom free all at once."""
+        return False
+
+    @property
     def alone(self) -> bool:
         """Whether it may break a unique key and so takes a transaction of its own."""
         return False
@@ -171,6 +176,10 @@ class Import(Command[ImportAnswer]):
 
     @property
     def bulk(self) -> bool:
+        return True
+
+    @property
+    def waits(self) -> bool:
         return True
 
     @property

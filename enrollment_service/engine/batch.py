@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from enrollment_service.domain.commands import Answer, Command, CourseId, EnrollmentsAnswer, RequestKey, StudentId
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
-from enrollment_service.domain.footprint import Footprint, Row
+from enrollment_service.domain.footprint import Row
 from enrollment_service.domain.records import CountedCourse, Event, Student
 from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
@@ -64,7 +64,7 @@ async def run_batch(
     originals = _originals(commands)
     distinct = list(dict.fromkeys(originals.values()))
     state, busy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked)
-    outcomes: Outcomes = _set_aside(distinct, busy) if busy else {}
+    outcomes: Outcomes = {command: Busy(row) for command, row in busy.items()}
     ready = [command for command in distinct if command not in outcomes] if outcomes else distinct
     recorded = await _claim(ready, connection)
     fresh = [command for command in ready if command not in recorded] if recorded else ready
@@ -75,16 +75,6 @@ async def run_batch(
         if not fresh:
             await requests.confirm_replay(connection)
     return Decided({command: outcomes[original] for command, original in originals.items()}, state.events, decided)
-
-
-def _set_aside(commands: Iterable[Command[Any]], busy: set[Row]) -> Outcomes:
-    """The commands that need a busy row."""
-    aside: Outcomes = {}
-    for command in commands:
-        row = next((row for row in Footprint.of([command]).rows if row in busy), None)
-        if row is not None:
-            aside[command] = Busy(row)
-    return aside
 
 
 def _originals(commands: Iterable[Command[Any]]) -> dict[Command[Any], Command[Any]]:

@@ -6,7 +6,7 @@ What is to be created cannot be locked; here it is inserted, once the request id
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from enrollment_service.domain.commands import Command, CreateCourse, CreateStudent
@@ -22,12 +22,13 @@ from enrollment_service.store.transactions import DriverConnection
 
 async def lock_and_load(
     connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
-) -> tuple[State, set[Row]]:
+) -> tuple[State, dict[Command[Any], Row]]:
     """The state that the commands are decided on; everything they may change is locked until the transaction ends.
 
-    With `skip_locked` it waits for nobody: what others have locked is returned, and commands that need it cannot be
-    decided on this state. Otherwise locks are taken in the same order by everybody (seat rows, then students, each
-    ascending). So nobody deadlocks. What is loaded is as it stands once the locks that it relies on are held.
+    With `skip_locked` it waits for no seats: commands that need a row which others have locked are returned with it,
+    and cannot be decided on this state. Otherwise locks are taken in the same order by everybody (seat rows, then
+    students, each ascending). So nobody deadlocks. What is loaded is as it stands once the locks that it relies on are
+    held.
 
     Raises:
         StaleError: a student who is to be deleted has entered another course between looking and locking.
@@ -50,7 +51,28 @@ async def lock_and_load(
     _know(state, loaded.enrollments)
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
-    return state, busy
+    return state, first_busy({command: _rows_of(command, footprint.held) for command in commands}, busy) if busy else {}
+
+
+async def look_up_rows(
+    connection: DriverConnection, commands: Iterable[Command[Any]]
+) -> dict[Command[Any], Sequence[Row]]:
+    """The rows that each command needs, also those of courses that only the database knows of."""
+    footprint = Footprint.of(commands)
+    held = list(map(_pair, await seats.load_held(connection, footprint.deleted_students)))
+    return {command: _rows_of(command, held) for command in commands}
+
+
+def first_busy(rows: Mapping[Command[Any], Sequence[Row]], busy: Collection[Row]) -> dict[Command[Any], Row]:
+    """For each command that needs a busy row, the first one of those that it needs."""
+    first = ((command, next((row for row in needed if row in busy), None)) for command, needed in rows.items())
+    return {command: row for command, row in first if row is not None}
+
+
+def _rows_of(command: Command[Any], held: Iterable[Pair]) -> Sequence[Row]:
+    footprint = Footprint.of([command])
+    footprint.add_held(pair for pair in held if pair[0] in footprint.deleted_students)
+    return footprint.rows
 
 
 async def insert_new(connection: DriverConnection, state: State, commands: Sequence[Command[Any]]) -> None:

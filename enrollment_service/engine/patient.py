@@ -2,7 +2,8 @@
 
 Each such row has a queue, in order of arrival. A worker waits in PostgreSQL for one row, holding nothing else. Once it
 has the row it decides the row's commands, and takes along those of other queues whose rows have become free meanwhile.
-If the row stays locked for the lock timeout, everybody who waits for it is answered together.
+If the row stays locked for the lock timeout, everybody who waits for it is answered together. Where there are more rows
+than workers, rows that one look finds free go first, and the others are waited for in short turns.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from enrollment_service.domain.commands import Answer, Command
 from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
 from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
 from enrollment_service.engine.batch import Busy
-from enrollment_service.store.database import Database
-from enrollment_service.store.locks import MAX_WAIT_HOLDING_MS, RowBusyError
+from enrollment_service.store.locks import RowBusyError, find_busy
 from enrollment_service.store.transactions import HeldConnection, told
 from enrollment_service.telemetry import metrics
 
 MAX_WORKERS = 3
-# At most all workers but one wait for as long as it takes. The last one goes round, so long for each row: a row that is
-# busy only for a moment is never left behind those that are really held.
+# While so many rows are waited for that no worker is left, each is waited for so long at a time: a row that is busy
+# only for a moment is never left behind those that are really held.
 TURN_MS = 50
+# What waits for something unknown cannot wait in PostgreSQL, so it is tried again after such a pause, in seconds. While
+# it tries it holds its seats, and nobody else should have to notice.
+PAUSE_SECONDS = 0.1
 
 Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy]
 
@@ -46,17 +49,23 @@ class Turn:
         held: the connection to do it on.
         row: the row to wait for.
         max_wait_ms: for how long.
+        free: the rows that were free a moment ago; None where nobody has looked.
         claimed: the rows whose queues are served with it; nobody else serves them meanwhile.
         entries: what is decided, by command.
+        in_vain: whether somebody was tried who still has to wait.
     """
 
-    def __init__(self, lane: PatientLane, held: HeldConnection, row: Row, max_wait_ms: int) -> None:
+    def __init__(
+        self, lane: PatientLane, held: HeldConnection, row: Row, max_wait_ms: int, free: set[Row] | None
+    ) -> None:
         self._lane = lane
         self.held = held
         self.row = row
         self.max_wait_ms = max_wait_ms
+        self.free = free
         self.claimed = [row]
         self.entries: dict[Command[Any], Entry] = {}
+        self.in_vain = False
 
     def commands(self) -> list[Command[Any]]:
         """What is to be decided now that the row is locked; whose caller has gone meanwhile is left out."""
@@ -70,7 +79,7 @@ class PatientLane:
 
     def __init__(
         self,
-        database: Database,
+        hold: Callable[[], HeldConnection],
         run: Callable[[Turn], Awaitable[Results]],
         *,
         lock_timeout_ms: int,
@@ -80,13 +89,13 @@ class PatientLane:
         """Nothing is opened before a row is busy.
 
         Args:
-            database: where the workers get their connections.
+            hold: gives a worker its connection.
             run: serves a turn; raises RowBusyError if it has waited for the row in vain.
             lock_timeout_ms: how long a row is waited for in all.
             max_commands: in one transaction.
             max_waiting: commands in all queues; beyond it they are refused with OVERLOADED.
         """
-        self._database = database
+        self._hold = hold
         self._run = run
         self._lock_timeout = lock_timeout_ms / 1000
         self._max_commands = max_commands
@@ -136,6 +145,7 @@ class PatientLane:
 
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connections back."""
+        await self._empty.wait()
         while self._workers:
             await asyncio.wait(self._workers)
         for held in self._idle:
@@ -145,8 +155,9 @@ class PatientLane:
         """Chooses what a turn decides: the commands of its row, then of all rows that may have become free."""
         if turn.row != SOMETHING:
             # What waits for something unknown is never taken along: it would hold up whoever it travels with.
-            turn.claimed += [row for row in self._turns if row != SOMETHING]
-            self._turns = deque(row for row in self._turns if row == SOMETHING)
+            along = {row for row in self._turns if row != SOMETHING and (turn.free is None or row in turn.free)}
+            turn.claimed += [row for row in self._turns if row in along]
+            self._turns = deque(row for row in self._turns if row not in along)
         waiting = [entry for row in turn.claimed for entry in self._drain(row)]
         chosen = self._chosen([entry.command for entry in waiting], alone=turn.row == SOMETHING)
         for entry in waiting:
@@ -156,7 +167,7 @@ class PatientLane:
                 self._queues[entry.row].append(entry)
 
     def _chosen(self, commands: Sequence[Command[Any]], *, alone: bool) -> set[Command[Any]]:
-        """What may share a transaction. Bulk commands wait for locks, so each of them goes alone."""
+        """What may share a transaction. Bulk commands may take long and wait for locks: each of them goes alone."""
         if not commands:
             return set()
         together = rounds(commands)[0]
@@ -169,9 +180,13 @@ class PatientLane:
             self._empty.clear()
             self._queues[entry.row] = deque()
             self._since[entry.row] = asyncio.get_running_loop().time()
-            self._turns.append(entry.row)
-            self._employ()
+            self._line_up(entry.row)
         self._queues[entry.row].append(entry)
+
+    def _line_up(self, row: Row) -> None:
+        """Gives a row a turn, after those that have theirs."""
+        self._turns.append(row)
+        self._employ()
 
     def _employ(self) -> None:
         """Starts a worker where one more may be of use."""
@@ -182,28 +197,65 @@ class PatientLane:
             worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        held = self._idle.pop() if self._idle else self._database.hold(MAX_WAIT_HOLDING_MS)
+        held = self._idle.pop() if self._idle else self._hold()
         try:
             while self._turns:
-                row = self._turns.popleft()
-                turn = Turn(self, held, row, self._max_wait_ms(row))
-                try:
-                    await self._serve(turn)
-                finally:
-                    self._give_back(turn)
+                free = await self._free_rows(held) if self._crowded else None
+                if turn := self._next_turn(held, free):
+                    try:
+                        await self._serve(turn)
+                    finally:
+                        self._give_back(turn)
         finally:
             self._idle.append(held)
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether more rows are waited for than there are workers to spare."""
+        return len(self._queues) >= MAX_WORKERS
+
+    async def _free_rows(self, held: HeldConnection) -> set[Row] | None:
+        """The rows in line that nobody holds at this moment; None if that cannot be seen."""
+        rows = {row for row in self._turns if row != SOMETHING}
+        try:
+            return rows - await held.transact(lambda connection: find_busy(connection, rows))
+        except Exception:  # noqa: BLE001 - whoever has the next turn is told
+            return None
+
+    def _next_turn(self, held: HeldConnection, free: set[Row] | None) -> Turn | None:
+        """A turn for the first row in line that is free, otherwise for the first one, if there is any left."""
+        self._give_up()
+        if not self._turns:
+            return None
+        row = next((row for row in self._turns if row in (free or ())), self._turns[0])
+        self._turns.remove(row)
+        return Turn(self, held, row, self._max_wait_ms(row), free)
+
+    def _give_up(self) -> None:
+        """Answers everybody who has waited long enough, whether or not it is the turn of their row."""
+        for row in [row for row in self._turns if row != SOMETHING and self._remaining(self._since[row]) <= 0]:
+            metrics.patient_turns_given_up.inc()
+            for entry in self._drain(row):
+                entry.answer.set_exception(DatabaseUnavailable())
+            self._turns.remove(row)
+            self._forget(row)
+
+    def _forget(self, row: Row) -> None:
+        """Removes a queue that is empty."""
+        del self._queues[row], self._since[row]
+        if not self._queues:
+            self._empty.set()
 
     def _give_back(self, turn: Turn) -> None:
         """Rows that are still waited for have another turn, the one that has just been served last."""
         for row in reversed(turn.claimed):
-            if self._queues[row]:
+            if self._queues[row] and row == SOMETHING and turn.in_vain:
+                asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._line_up, row)
+            elif self._queues[row]:
                 self._turns.append(row)
             else:
-                del self._queues[row], self._since[row]
-        if not self._queues:
-            self._empty.set()
-        elif len(self._turns) > 1:
+                self._forget(row)
+        if len(self._turns) > 1:
             self._employ()
 
     async def _serve(self, turn: Turn) -> None:
@@ -217,12 +269,7 @@ class PatientLane:
         except RowBusyError:
             # Something was chosen if the row has been lost with the connection, and waited for once more.
             self._put_back(list(turn.entries.values()))
-            if self._remaining(self._since[turn.row]) > 0:
-                metrics.patient_turns_busy.inc()
-            else:
-                metrics.patient_turns_given_up.inc()
-                for entry in self._drain(turn.row):
-                    entry.answer.set_exception(DatabaseUnavailable())
+            metrics.patient_turns_busy.inc()
             return
         except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
             results = dict.fromkeys(turn.entries, told(error))
@@ -230,6 +277,7 @@ class PatientLane:
         if turn.entries:
             waited = began - min(entry.since for entry in turn.entries.values())
             self._served(len(turn.entries), max(0.0, waited), clock() - began)
+        turn.in_vain = any(isinstance(result, Busy) for result in results.values())
         back = []
         for command, result in results.items():
             entry = turn.entries[command]
@@ -278,4 +326,4 @@ class PatientLane:
 
     def _max_wait_ms(self, row: Row) -> int:
         remaining = max(1, int(self._remaining(self._since[row]) * 1000))
-        return min(TURN_MS, remaining) if len(self._queues) >= MAX_WORKERS else remaining
+        return min(TURN_MS, remaining) if self._crowded else remaining

@@ -20,13 +20,15 @@ from typing import Any, TypeAlias, cast
 
 from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
 from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
-from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
+from enrollment_service.domain.footprint import SOMETHING, Row, rounds
 from enrollment_service.engine.batch import NOTHING, Busy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
+from enrollment_service.engine.loading import first_busy, look_up_rows
 from enrollment_service.engine.patient import PatientLane, Results, Turn
 from enrollment_service.engine.tally import count
 from enrollment_service.settings import Settings
 from enrollment_service.store import locks
+from enrollment_service.store.batches import batch_statements
 from enrollment_service.store.courses import code_owners
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
@@ -48,9 +50,10 @@ class Writer:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._usual_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
-        self._bulk_held = database.hold(locks.MAX_WAIT_BRIEFLY_MS)
-        self._creating_held = database.hold(locks.MAX_WAIT_HOLDING_MS)
+        hold = partial(database.hold, statements=batch_statements(database.clock))
+        self._usual_held = hold(locks.MAX_WAIT_BRIEFLY_MS)
+        self._bulk_held = hold(locks.MAX_WAIT_BRIEFLY_MS)
+        self._creating_held = hold(locks.MAX_WAIT_HOLDING_MS)
         batcher = partial(
             Batcher[Command[Any], Answer],
             max_weight=settings.max_batch,
@@ -61,7 +64,7 @@ class Writer:
         self._bulk = batcher(self._run_bulk, served=metrics.batches("bulk"))
         self._creating = batcher(self._run_creating, served=metrics.batches("creating"))
         self._patient = PatientLane(
-            database,
+            partial(hold, locks.MAX_WAIT_HOLDING_MS),
             self._run_patient,
             lock_timeout_ms=settings.lock_timeout_ms,
             max_commands=settings.max_batch,
@@ -102,20 +105,20 @@ class Writer:
     async def _run_usual(self, commands: Sequence[Command[Any]]) -> Answers:
         with tracing.batch("usual") as serves:
             serves(commands)
-            return await self._run(self._usual_held, commands, skip_locked=True)
+            return await self._run(self._usual_held, commands)
 
     async def _run_bulk(self, commands: Sequence[Command[Any]]) -> Answers:
         await self._patient.until_empty(MAX_GIVE_WAY)
         with tracing.batch("bulk") as serves:
             serves(commands)
-            return await self._run(self._bulk_held, commands, skip_locked=False)
+            return await self._run(self._bulk_held, commands)
 
     async def _run_creating(self, commands: Sequence[Command[Any]]) -> Answers:
         with tracing.batch("creating") as serves:
             serves(commands)
-            return await self._run(self._creating_held, commands, skip_locked=True)
+            return await self._run(self._creating_held, commands)
 
-    async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Answers:
+    async def _run(self, held: HeldConnection, commands: Sequence[Command[Any]]) -> Answers:
         """The answers of a batch; what was set aside goes on in the patient lane, behind those who wait there."""
         answers: dict[Command[Any], Answer | Exception | Pending[Answer]] = {}
         ready = []
@@ -125,7 +128,7 @@ class Writer:
             else:
                 ready.append(command)
         for group in rounds(ready):
-            for command, result in (await self._attempt(held, partial(list, group), skip_locked=skip_locked)).items():
+            for command, result in (await self._attempt(held, partial(list, group))).items():
                 if isinstance(result, Busy):
                     answers[command] = self._patient.add(result.row, command)
                 else:
@@ -134,21 +137,18 @@ class Writer:
 
     async def _run_patient(self, turn: Turn) -> Results:
         with tracing.batch("patient") as serves:
-            results = await self._attempt(turn.held, turn.commands, skip_locked=True, first=turn)
+            results = await self._attempt(turn.held, turn.commands, first=turn)
             serves(turn.entries)
             return results
 
     # --- one transaction, and what becomes of it ----------------------------------------------------------------
 
-    async def _attempt(
-        self, held: HeldConnection, form: Form, *, skip_locked: bool, first: Turn | None = None
-    ) -> Results:
+    async def _attempt(self, held: HeldConnection, form: Form, *, first: Turn | None = None) -> Results:
         """The outcomes of commands that are decided in one transaction, if possible.
 
         Args:
             held: the connection to do it on.
             form: the commands, asked for when the transaction has begun.
-            skip_locked: whether locked rows are left alone; bulk commands wait for them, in order.
             first: a turn of the patient lane, whose row is waited for before anything else.
 
         Raises:
@@ -163,7 +163,8 @@ class Writer:
             if first is not None:
                 await locks.wait_for(connection, first.row, first.max_wait_ms)
             commands = form()
-            skip = skip_locked and not any(command.bulk for command in commands)
+            # Who has waited for a row alone may then wait a little for others.
+            skip = not any(command.bulk if first else command.waits for command in commands)
             if commands:
                 decided = await run_batch(connection, commands, self._database, skip_locked=skip)
             return dict(decided.outcomes)
@@ -175,49 +176,43 @@ class Writer:
         except DatabaseUnavailable as error:
             return dict.fromkeys(commands or form(), error)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            return await self._after(error, held, commands or form(), skip_locked=skip_locked)
+            return await self._after(error, held, commands or form())
         count(decided.events, decided.fresh)
         self._database.writes += bool(decided.events)
         return results
 
-    async def _after(
-        self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool
-    ) -> Results:
+    async def _after(self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]]) -> Results:
         """What becomes of the commands of a transaction that certainly did not happen."""
         fault = fault_of(error)
         if fault is Fault.TIMEOUT:
             return dict.fromkeys(commands, told(error))
         if fault is Fault.LOCKED:
-            return await self._aside(held, commands, skip_locked=skip_locked)
+            return await self._aside(held, commands)
         if len(commands) == 1:
             return {commands[0]: await self._explained(error, held, commands[0])}
         results: Results = {}
         for command in commands:
-            results |= await self._attempt(held, partial(list, [command]), skip_locked=skip_locked)
+            results |= await self._attempt(held, partial(list, [command]))
         return results
 
-    async def _aside(self, held: HeldConnection, commands: Sequence[Command[Any]], *, skip_locked: bool) -> Results:
+    async def _aside(self, held: HeldConnection, commands: Sequence[Command[Any]]) -> Results:
         """Sets aside the commands whose rows others hold, and tries again without them.
 
         Some locks are met only on the way, where they cannot be skipped: foreign keys lock students and courses, and
-        bulk commands wait for a moment.
+        imports wait for a moment.
         """
-        rows = {command: Footprint.of([command]).rows for command in commands}
-        wanted: set[Row] = set().union(*rows.values())
         try:
-            busy = await self._really_busy(held, wanted)
+            rows = await held.transact(lambda connection: look_up_rows(connection, commands))
+            busy = await self._really_busy(held, set().union(*rows.values()))
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
             if fault_of(error) is not Fault.LOCKED:
                 return dict.fromkeys(commands, told(error))
             busy = set()  # a whole table is locked: not even looking is possible
         if not busy:
             return dict.fromkeys(commands, Busy(SOMETHING))
-        results: Results = {}
-        for command in commands:
-            if row := next((row for row in rows[command] if row in busy), None):
-                results[command] = Busy(row)
+        results: Results = {command: Busy(row) for command, row in first_busy(rows, busy).items()}
         rest = [command for command in commands if command not in results]
-        return results | (await self._attempt(held, partial(list, rest), skip_locked=skip_locked) if rest else {})
+        return results | (await self._attempt(held, partial(list, rest)) if rest else {})
 
     async def _really_busy(self, held: HeldConnection, rows: set[Row]) -> set[Row]:
         """Those of the rows that others hold for longer than a batch usually takes."""

@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
+from enrollment_service.store.driver import DriverConnection
 from enrollment_service.store.mistakes import mistakes_named
-from enrollment_service.store.watch import DriverConnection
 
 _URL = re.compile(r"([^:]*://)([^/?#]*)(.*)", re.DOTALL)
 
@@ -83,7 +83,11 @@ async def _first_willing(
             for host in hosts:
                 try:
                     connection = await asyncpg.connect(
-                        host, password=password, timeout=patience, server_settings=server_settings
+                        host,
+                        password=password,
+                        timeout=patience,
+                        server_settings=server_settings,
+                        connection_class=DriverConnection,
                     )
                 except TimeoutError:
                     silent.append(host)

@@ -21,7 +21,17 @@ from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.faults import StaleError
 from enrollment_service.store.models import CourseRow, SeatsRow
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
-from enrollment_service.store.statements import Prepared, array, bigint, integer, next_id, rows_of, text, timestamp
+from enrollment_service.store.statements import (
+    Prepared,
+    array,
+    bigint,
+    combinations_of,
+    integer,
+    next_id,
+    rows_of,
+    text,
+    timestamp,
+)
 from enrollment_service.store.transactions import DriverConnection
 
 _detail_columns = [
@@ -190,6 +200,22 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
     """Deletes courses that nobody is in any more; their events stay."""
     await _delete_seats.fetch(connection, ids=course_ids)
     await _delete_courses.fetch(connection, ids=course_ids)
+
+
+def creation_statements() -> list[Prepared]:
+    """Those that creating courses may send."""
+    return [_create_courses, _owners]
+
+
+def batch_statements() -> list[Prepared]:
+    """Those that a batch may send."""
+    updates = [
+        _update_columns(key, written)
+        for key, columns, always in ((CourseRow.id, _TEXTS, "update_time"), (SeatsRow.course_id, _RULES, "version"))
+        for written in combinations_of(columns.items())
+        if always in dict(written)
+    ]
+    return [_read, _create_courses, _owners, _delete_seats, _delete_courses, *updates]
 
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -18,6 +18,7 @@ from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.pool import Pool, watch_over
 from enrollment_service.store.probe import Probe
 from enrollment_service.store.rights import check_may_migrate
+from enrollment_service.store.statements import Prepared
 from enrollment_service.store.transactions import HeldConnection, retried, told
 from enrollment_service.telemetry import metrics
 
@@ -78,13 +79,14 @@ class Database:
         """What can be seen from outside."""
         return [*self._pool.watch.samples(), (metrics.connections_max, lambda: self._pool_size)]
 
-    def hold(self, lock_timeout_ms: int | None = None) -> HeldConnection:
+    def hold(self, lock_timeout_ms: int | None = None, statements: Sequence[Prepared] = ()) -> HeldConnection:
         """A connection for one batcher to keep; it is opened on first use.
 
         Args:
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
+            statements: all that its transactions may send while they hold locks.
         """
-        return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms)
+        return HeldConnection(self._held_pool, self.courses.clear, lock_timeout_ms, statements)
 
     def probe(self) -> Probe:
         """What finds out whether the database can be written."""

@@ -34,6 +34,11 @@ _there = {table: Prepared(select(key).where(key == any_(_wanted))) for table, ke
 _free = {table: _locked_or_skipped(key, share=table != SEATS) for table, key in _KEYS.items()}
 
 
+def batch_statements() -> list[Prepared]:
+    """Those that a batch may send."""
+    return [*_there.values(), *_free.values()]
+
+
 class RowBusyError(Exception):
     """A row that a transaction waited for, holding nothing, stayed locked by others."""
 

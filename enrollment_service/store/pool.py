@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from enrollment_service.settings import Settings
 from enrollment_service.store.connect import answers, one_by_one
+from enrollment_service.store.driver import DriverConnection
 from enrollment_service.store.mistakes import mistakes_named
-from enrollment_service.store.watch import DriverConnection, Watch
+from enrollment_service.store.watch import Watch
 
 # Our own limits lie so much above those of the server, the pool and the driver, which tell more of what was wrong.
 MARGIN_SECONDS = 1.0
@@ -89,8 +90,8 @@ class Pool:
 
 async def driver_of(connection: AsyncConnection) -> DriverConnection:
     """The driver's own connection behind one of SQLAlchemy's."""
-    driver: DriverConnection | None = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None  # noqa: S101 - for the type checker
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, DriverConnection)  # noqa: S101 - for the type checker
     return driver
 
 

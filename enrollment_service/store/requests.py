@@ -108,6 +108,11 @@ _release_ids = _release()
 _purge_expired = _purge()
 
 
+def batch_statements() -> list[Prepared]:
+    """Those that a batch may send."""
+    return [_claim_ids, _read_recorded, _record_outcomes, _release_ids]
+
+
 async def claim(connection: DriverConnection, fingerprints: Mapping[RequestKey, bytes]) -> dict[RequestKey, Recorded]:
     """Claims the ids for this transaction; waits for other transactions that are claiming the same.
 

@@ -36,6 +36,7 @@ from enrollment_service.store.statements import (
     Prepared,
     array,
     bigint,
+    combinations_of,
     constant,
     integer,
     rows_of,
@@ -458,3 +459,18 @@ def _as_counts(seats: Seats) -> tuple[Any, ...]:
 def _transposed(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
     """Rows as columns; no column where there is no row."""
     return list(zip(*rows, strict=True))
+
+
+def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
+    """Those that a batch may send, by a clock."""
+    # Who comes or goes is logged, but not together with the rows where there are many. New courses have nobody yet.
+    applied = [parts for parts in combinations_of(_PARTS) if "log" in parts and "open" not in parts]
+    applied.append(("open", "log"))
+    return [
+        *(_lock_and_load(clock, skip_locked) for skip_locked in (True, False)),
+        *(_apply_statement(parts) for parts in [*applied, ("count",), ("delete",), ("update", "count")]),
+        _load_pairs,
+        _load_waiters,
+        _load_rosters,
+        _load_held,
+    ]

@@ -1,15 +1,18 @@
-"""Statements written in SQLAlchemy Core against the models, compiled once, sent on a driver connection.
+"""Statements written in SQLAlchemy Core against the models, compiled once, sent prepared on a driver connection.
 
-asyncpg prepares each on first use and keeps it per connection.
+Each is prepared once on a connection: when it is first used there, or before, as those of transactions that lock rows
+(see `transactions.HeldConnection`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from itertools import chain, combinations
+from typing import Any, TypeVar
 
 from asyncpg import Record
+from asyncpg.prepared_stmt import PreparedStatement
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -28,8 +31,10 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.types import TypeEngine
 
+from enrollment_service.store.driver import DriverConnection
 from enrollment_service.store.models import timestamptz
-from enrollment_service.store.transactions import DriverConnection
+
+Part = TypeVar("Part")
 
 # So many rows are worked on at a time, before others go on: about a millisecond's work.
 PIECE = 500
@@ -52,6 +57,12 @@ def array(name: str, of: TypeEngine[Any] = bigint) -> BindParameter[Any]:
 def constant(value: int) -> ColumnElement[int]:
     """A number written into the statement: a generic plan can match it with the condition of a partial index."""
     return literal_column(str(value), BigInteger)
+
+
+def combinations_of(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
+    """Every choice of one or more of the parts, in their order."""
+    known = list(parts)
+    return chain.from_iterable(combinations(known, size) for size in range(1, len(known) + 1))
 
 
 def next_id(table: str) -> ColumnElement[int]:
@@ -87,15 +98,20 @@ class Prepared:
         """The names of its parameters, in PostgreSQL's order; one that is used twice stands there twice."""
         return self._compiled[1]
 
+    async def prepare(self, connection: DriverConnection) -> PreparedStatement:
+        """Prepares the statement on a connection, for as long as that lasts."""
+        prepared = connection.prepared[self] = await connection.prepare(self.sql)
+        return prepared
+
     async def fetch(self, connection: DriverConnection, **arguments: Any) -> list[Record]:
         """Runs the statement."""
-        sql, parameters = self._compiled
-        return await connection.fetch(sql, *[arguments[name] for name in parameters])
+        prepared = connection.prepared.get(self) or await self.prepare(connection)
+        return await prepared.fetch(*[arguments[name] for name in self.parameters])
 
     async def pieces(self, connection: DriverConnection, **arguments: Any) -> AsyncIterator[Record]:
         """Runs a statement inside a transaction and fetches its rows piece by piece."""
-        sql, parameters = self._compiled
-        async for row in connection.cursor(sql, *[arguments[name] for name in parameters], prefetch=PIECE):
+        prepared = connection.prepared.get(self) or await self.prepare(connection)
+        async for row in prepared.cursor(*[arguments[name] for name in self.parameters], prefetch=PIECE):
             yield row
 
     async def fetch_one(self, connection: DriverConnection, **arguments: Any) -> Record:

@@ -156,6 +156,17 @@ async def delete_students(connection: DriverConnection, student_ids: Sequence[in
     await _delete_students.fetch(connection, ids=student_ids)
 
 
+def creation_statements() -> list[Prepared]:
+    """Those that creating students may send."""
+    return [_create_students, _email_owners]
+
+
+def batch_statements() -> list[Prepared]:
+    """Those that a batch may send."""
+    locking = [_lock_to_update, _lock_to_update_or_skip, _lock_to_delete]
+    return [_read, *locking, _create_students, _email_owners, _update_students, _delete_students]
+
+
 async def list_students(connection: AsyncConnection, query: StudentsQuery) -> list[Student]:
     """Students by ascending id; the prefix is taken literally, whatever its case."""
     statement = select(*student_columns).where(StudentRow.id > query.after).order_by(StudentRow.id).limit(query.limit)

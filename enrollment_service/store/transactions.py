@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
+import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from enrollment_service.domain.errors import DatabaseUnavailable
-from enrollment_service.store import watch
+from enrollment_service.store.driver import DriverConnection as DriverConnection
 from enrollment_service.store.faults import CommitUnknownError, Fault, facts_of, fault_of
 from enrollment_service.store.pool import Pool, driver_of
+from enrollment_service.store.statements import Prepared
 from enrollment_service.telemetry.seldom import Seldom
 
 log = structlog.get_logger()
 _told_seldom = Seldom(seconds=1.0)
 
-DriverConnection: TypeAlias = watch.DriverConnection
 PooledConnection: TypeAlias = AsyncConnection
 Result = TypeVar("Result")
 
 # The server may only be read: it was the primary, and is a standby now.
 READ_ONLY = "25006"
+# DDL elsewhere has changed what a prepared statement returns.
+STALE_PLAN = "0A000"
 PAUSE_SECONDS = 0.01  # times the number of tries so far, at random
 # How often work is tried in all that broke with such a fault. On a fresh connection it may well succeed; if it does
 # not, or if the server has no room, waiting is the caller's choice. An unknown commit is never tried again.
@@ -86,9 +89,20 @@ def told(error: Exception) -> Exception:
 
 
 class HeldConnection:
-    """One pooled connection, held by one batcher for as long as it is healthy."""
+    """One pooled connection, held by one batcher for as long as it is healthy.
 
-    def __init__(self, pool: Pool, replaced: Callable[[], None], lock_timeout_ms: int | None = None) -> None:
+    Statements of transactions that lock rows are prepared before the first one begins. While the driver prepares one,
+    PostgreSQL does not take the session for idle: if this process stood still just then, in the middle of a
+    transaction, others would wait for its locks for as long as the connection lasts.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        replaced: Callable[[], None],
+        lock_timeout_ms: int | None = None,
+        statements: Sequence[Prepared] = (),
+    ) -> None:
         """Nothing is opened before the first use.
 
         Args:
@@ -96,11 +110,14 @@ class HeldConnection:
             replaced: called when another connection takes the place of one that was lost. It may lead to another
                 server, after a failover to one where the newest changes never happened.
             lock_timeout_ms: how long its transactions wait for a lock; by default as the settings say.
+            statements: all that its transactions may send while they hold locks.
         """
         self._pool = pool
         self._watch = pool.watch
         self._replaced = replaced
         self._lock_timeout_ms = lock_timeout_ms
+        self._statements = statements
+        self._prepared = 0  # so many of them
         self._lost = False
         self._pooled: AsyncConnection | None = None
         self._driver: DriverConnection | None = None
@@ -144,6 +161,7 @@ class HeldConnection:
             await driver.execute(f"SET lock_timeout = {self._lock_timeout_ms:d}")
             self._watch.end(driver)
         self._driver = driver
+        self._prepared = 0
         if self._lost:
             self._lost = False
             self._replaced()
@@ -160,14 +178,17 @@ class HeldConnection:
         self._watch.begin(connection)
         committing = False
         try:
+            if self._prepared < len(self._statements):
+                await self._prepare(connection)
             async with connection.transaction():
                 yield connection
                 committing = True
         except BaseException as error:
             lost = fault_of(error) is Fault.GONE or not isinstance(error, Exception)
-            if lost or connection.is_in_transaction():
+            state = getattr(error, "sqlstate", None)
+            if lost or state == STALE_PLAN or connection.is_in_transaction():
                 await self.discard()
-            if getattr(error, "sqlstate", None) == READ_ONLY:
+            if state == READ_ONLY:
                 # Who only reads would never notice, and be told of the past.
                 self._watch.leave()
             if committing and lost:
@@ -175,6 +196,16 @@ class HeldConnection:
             raise
         finally:
             self._watch.end(connection)
+
+    async def _prepare(self, connection: DriverConnection) -> None:
+        """Prepares the statements, as far as that can be done now: not while somebody has locked one of their tables.
+
+        The others must not wait for that table. What is left is tried again before the next transaction.
+        """
+        with suppress(asyncpg.LockNotAvailableError):
+            for statement in self._statements[self._prepared :]:
+                await statement.prepare(connection)
+                self._prepared += 1
 
     async def discard(self) -> None:
         """Throws the connection away; the next use opens another."""

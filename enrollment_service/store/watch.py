@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 from weakref import WeakSet
 
-import asyncpg
 import structlog
 
+from enrollment_service.store.driver import DriverConnection
 from enrollment_service.telemetry import metrics
 
 log = structlog.get_logger()
-
-DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # One look at all connections together: a timer for each statement costs a third of what the driver does for it.
 LOOK_SECONDS = 1.0

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.support.client import Client
-from tests.support.databases import Connection
+from tests.support.databases import Connection, until_alone
 from tests.support.services import START, Clock, service_on
 
 NAMES = [
@@ -130,7 +130,8 @@ async def test_a_prefix_is_found_by_an_index(app_url: str, connection: Connectio
     await connection.execute("ANALYZE students")
     async with service_on(app_url) as service:
         assert (await service.client.call("ListStudents", query="c4ca42")).students
-    # Its connections are closed, so their statistics are in.
+    # Its connections are closed; their backends hand in their statistics before they are gone.
+    await until_alone(connection)
     scans = await connection.fetch("SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'students'")
     used = {row["indexrelname"] for row in scans if row["idx_scan"]}
     assert {"ix_students_full_name_prefix", "ix_students_email_prefix"} <= used

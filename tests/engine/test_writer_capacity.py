@@ -33,6 +33,7 @@ async def stampede(processes: Processes, database_url: str, python: tuple[str, .
     """
     (_, one), (_, two) = await processes.start_several(2, python)
     students, (course_id,) = await one.students(CALLERS), await one.courses(1, capacity=SEATS)
+    await asyncio.gather(one.warm_up(), two.warm_up())
     async with connected(database_url) as holder, connected(database_url) as observer:
         async with holder.transaction():
             await holder.execute("LOCK TABLE student_courses IN SHARE MODE")

@@ -332,6 +332,7 @@ async def run(
     variables = SMALL_BATCHES if race in (kill_in_a_burst, deadlock_weave) else {}
     started = await processes.start_several(2, python or SERVE, **variables)
     arena = Arena([process for process, _ in started], [client for _, client in started], connection, url)
+    await asyncio.gather(*(client.warm_up() for client in arena.clients))
     await race(arena)
     assert await wrong_in(url) == []
 

@@ -9,12 +9,11 @@ import secrets
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from tests.conftest import StartService
@@ -23,7 +22,7 @@ from tests.support.databases import Connection, PostgresServer
 from tests.support.locks import until
 from tests.support.processes import Processes
 from tests.support.proxy import Proxy, proxied
-from tests.support.refusals import refusal_of, refused
+from tests.support.refusals import outcome_of, refused
 from tests.support.services import service_on
 
 REQUEST_ID = "123e4567-e89b-12d3-a456-426614174000"
@@ -168,15 +167,6 @@ async def test_a_deadlock_with_a_stranger_is_retried(client: Client, connection:
 # --- no fault of the database is one of ours --------------------------------------------------------------------
 
 KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OTHERS}"
-
-
-async def outcome_of(call: Awaitable[Any]) -> str:
-    """OK, or the code and the reason."""
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return f"{error.code().name} {refusal_of(error).reason}"
-    return "OK"
 
 
 @pytest.mark.usefixtures("verified")

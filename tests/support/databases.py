@@ -26,6 +26,7 @@ from dev.postgres import EmbeddedPostgres
 from enrollment_service.cli.migrate import run_migrations
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PATIENCE = 20.0  # seconds that a fact may take to come about, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,17 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+async def until_alone(connection: Connection) -> None:
+    """Returns once no other session is in the connection's database: then the statistics of all others are in."""
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'"
+    )
+    async with asyncio.timeout(PATIENCE):
+        while await connection.fetchval(others):  # noqa: ASYNC110 - the database announces no ends
+            await asyncio.sleep(0.005)
 
 
 def migrate(url: str, app_role: str | None = None) -> None:

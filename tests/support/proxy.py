@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +16,8 @@ class Proxy:
         self._target = host, port
         self._writers: set[asyncio.StreamWriter] = set()
         self.refusing = False
+        # Is told what is sent to the database, and by which connection, before it is passed on.
+        self.sent: Callable[[object, bytes], None] | None = None
         # Whoever sends this to the database loses the connection: before it is passed on, or after.
         self.cut_before: bytes | None = None
         self.cut_after: bytes | None = None
@@ -55,6 +57,8 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if back is not None and self.sent:
+                    self.sent(back, data)
                 if back is not None and self.cut_before and self.cut_before in data:
                     self._cut(back)
                     break

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -79,6 +79,15 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     refusal = Refusal()
     refusal.read(error)
     return refusal
+
+
+async def outcome_of(call: Awaitable[Any]) -> str:
+    """OK, or the code and the reason; a call that nobody answered has no reason."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return f"{error.code().name} {refusal_of(error).reason}".rstrip()
+    return "OK"
 
 
 @contextmanager
