@@ -14,8 +14,6 @@ from typing import Any
 
 import structlog
 
-from enrollment_service.api.auth.certificates import server_credentials
-from enrollment_service.api.auth.keys import KeysUnavailableError, check_source
 from enrollment_service.api.auth.stage import authentication_of
 from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import READY, Health
@@ -69,15 +67,10 @@ class App:
         Raises:
             WrongSchemaError: the database is not migrated, or by another version.
             UnusableFileError: a certificate cannot be read, or is none.
-            KeysUnavailableError: the keys of the tokens cannot be fetched.
         """
         await self._database.check_schema()
         await self._authentication.start()
-        credentials = server_credentials(self._settings)
-        if credentials is None:
-            self.port = self._server.add_insecure_port(self._settings.listen)
-        else:
-            self.port = self._server.add_secure_port(self._settings.listen, credentials)
+        self.port = self._listen()
         await self._server.start()
         self._health.set(["", SERVICE, READY])
         self._readiness.begin()
@@ -89,6 +82,15 @@ class App:
                 interval=self._settings.purge_interval,
             )
         )
+
+    def _listen(self) -> int:
+        """The port, once the server has it."""
+        if not self._settings.tls_cert:
+            return self._server.add_insecure_port(self._settings.listen)
+        # Loaded only where there is TLS.
+        from enrollment_service.api.auth.certificates import server_credentials
+
+        return self._server.add_secure_port(self._settings.listen, server_credentials(self._settings))
 
     async def drain(self) -> None:
         """Refuses new calls, finishes those under way, then lets go of the database.
@@ -240,7 +242,11 @@ async def wait_for_keys(settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         UnusableFileError: they come from a file, and it is of no use.
     """
-    while "jwt" in settings.auth_kinds and not stop.is_set():
+    if "jwt" not in settings.auth_kinds:
+        return
+    from enrollment_service.api.auth.keys import KeysUnavailableError, check_source
+
+    while not stop.is_set():
         try:
             await check_source(settings.jwt_jwks)
         except KeysUnavailableError as error:

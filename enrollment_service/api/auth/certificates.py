@@ -16,14 +16,12 @@ SETTINGS = "ENROLLMENT_TLS_CERT, ENROLLMENT_TLS_KEY"
 CLIENT_CA_SETTING = "ENROLLMENT_TLS_CLIENT_CA"
 
 
-def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """With what the server proves itself to its clients, and where certificates count, they to it; None: no TLS.
+def server_credentials(settings: Settings) -> grpc.ServerCredentials:
+    """With what the server proves itself to its clients, and where certificates are demanded, they to it.
 
     Raises:
         UnusableFileError: a file cannot be read, or does not hold what it should.
     """
-    if not settings.tls_cert:
-        return None
     files = _Files(settings)
     # gRPC's Python API knows no third way: certificates are demanded of every client, or of none.
     demanded = bool(settings.tls_client_ca)

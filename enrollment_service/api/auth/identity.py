@@ -1,12 +1,18 @@
-"""What proven credentials say: who calls, and for how long that is known."""
+"""What comes with a call that may prove who makes it, and what that says: who calls, and for how long it is known."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from grpc.aio import ServicerContext
 
 from enrollment_service.domain.caller import ANONYMOUS, Caller
+
+Context = ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 MAX_SUBJECT_LENGTH = 255
 # Control characters, those that change the direction of text, halves of pairs, and separators of lines.

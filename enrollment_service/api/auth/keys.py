@@ -63,12 +63,8 @@ class Keys:
         self.generation = 0
 
     async def start(self) -> None:
-        """Fetches them for the first time and keeps them fresh from now on.
-
-        Raises:
-            KeysUnavailableError: they cannot be fetched.
-        """
-        await self._fetch()
+        """Fetches them for the first time, if that can be done, and keeps them fresh from now on."""
+        await self._fetch_once()
         self._refreshing = asyncio.create_task(self._refresh_for_ever())
 
     async def stop(self) -> None:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
-from grpc.aio import ServicerContext
-
-from enrollment_service.api.auth.identity import ANYBODY, Identity
-from enrollment_service.api.auth.keys import Keys, reader_of
-from enrollment_service.api.auth.peers import Peers
-from enrollment_service.api.auth.tokens import Tokens
-from enrollment_service.domain.errors import Unauthenticated
+from enrollment_service.api.auth.identity import ANYBODY, Context, Identity, Metadata
 from enrollment_service.settings import Settings
-
-HEADER = "authorization"
-SCHEME = "bearer"
-
-Context = ServicerContext[Any, Any]
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Authentication(Protocol):
@@ -32,7 +19,7 @@ class Authentication(Protocol):
         """
 
     async def start(self) -> None:
-        """Gets ready; raises KeysUnavailableError where it cannot."""
+        """Gets ready, as far as that can be done now."""
 
     async def stop(self) -> None:
         """Lets go of what it holds."""
@@ -52,64 +39,14 @@ class Anybody:
         """Nothing to do."""
 
 
-class Credentials:
-    """Tokens, certificates, or both; where there is a token, it alone decides."""
-
-    def __init__(self, keys: Keys | None, tokens: Tokens | None, peers: Peers | None) -> None:
-        self._keys = keys
-        self._tokens = tokens
-        self._peers = peers
-
-    async def identity_of(self, metadata: Metadata, context: Context) -> Identity:
-        """Whom the token names, or else the certificate."""
-        if self._tokens is not None:
-            token = _token_in(metadata)
-            if token is not None:
-                return await self._tokens.identity_of(token)
-        if self._peers is not None:
-            return self._peers.identity_of(context.auth_context())  # type: ignore[arg-type]
-        raise Unauthenticated("no token")
-
-    async def start(self) -> None:
-        """Fetches the keys."""
-        if self._keys is not None:
-            await self._keys.start()
-
-    async def stop(self) -> None:
-        """Fetches them no more."""
-        if self._keys is not None:
-            await self._keys.stop()
-
-
 def authentication_of(settings: Settings) -> Authentication:
-    """What the settings ask for.
+    """What the settings ask for. What that takes is loaded only where somebody is asked.
 
     Raises:
         UnusableFileError: the file of roles is of no use.
     """
-    keys = tokens = peers = None
-    if "jwt" in settings.auth_kinds:
-        keys = Keys(reader_of(settings.jwt_jwks), settings.jwt_refresh_interval, settings.jwt_refresh_cool_down)
-        tokens = Tokens(
-            keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_roles_claim, settings.jwt_student_claim
-        )
-    if "mtls" in settings.auth_kinds:
-        peers = Peers(settings.mtls_roles)
-    return Credentials(keys, tokens, peers) if settings.auth_kinds else Anybody()
+    if not settings.auth_kinds:
+        return Anybody()
+    from enrollment_service.api.auth.credentials import credentials_of
 
-
-def _token_in(metadata: Metadata) -> str | None:
-    """The bearer token of a call; None where it carries no credentials of this kind.
-
-    Raises:
-        Unauthenticated: it carries several, or something else.
-    """
-    found = [value for key, value in metadata if key == HEADER]
-    if not found:
-        return None
-    if len(found) > 1:
-        raise Unauthenticated("several tokens")
-    scheme, _, token = (found[0] if isinstance(found[0], str) else "").partition(" ")
-    if scheme.lower() != SCHEME or not token.strip():
-        raise Unauthenticated("no bearer token")
-    return token.strip()
+    return credentials_of(settings)
