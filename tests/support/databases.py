@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -120,6 +121,13 @@ async def until_alone(connection: Connection) -> None:
     async with asyncio.timeout(PATIENCE):
         while await connection.fetchval(others):  # noqa: ASYNC110 - the database announces no ends
             await asyncio.sleep(0.005)
+
+
+def kill(postgres: EmbeddedPostgres) -> None:
+    """Ends a server of the test's own as a crash does; the processes that it has started end by themselves."""
+    pid = postgres.postmaster_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
 
 
 def joined(*urls: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +11,7 @@ import pytest
 
 from dev.postgres import EmbeddedPostgres
 from dev.programs import EmbeddedPostgresError
-from tests.support.databases import PATIENCE, Connection, connected, destroyed, migrate, temporary_folder
+from tests.support.databases import PATIENCE, Connection, connected, destroyed, kill, migrate, temporary_folder
 
 
 class Pair:
@@ -64,13 +62,6 @@ def copy(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
     where = [f"--dbname={primary.url}", f"--pgdata={standby._cluster}"]
     standby._programs.run("pg_basebackup", *where, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
     shutil.copy(primary.home / "password", standby.home)
-
-
-def kill(server: EmbeddedPostgres) -> None:
-    """Ends a server of the test's own as a crash does; those that it has started end by themselves."""
-    pid = server.postmaster_pid()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
 
 
 async def until(connection: Connection, fact: str) -> None:
