@@ -17,9 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from enrollment_service.api.health import READY
 from enrollment_service.store.database import SCHEMA_REVISION
 from enrollment_service.telemetry.metrics import REGISTRY
-from tests.store.test_several_hosts import joined
 from tests.support.client import SERVICE, Client
-from tests.support.databases import Connection
+from tests.support.databases import Connection, joined
 from tests.support.locks import held, until
 from tests.support.proxy import Proxy, proxied
 from tests.support.services import Service, ServiceLog, service_on

@@ -14,16 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from dev.postgres import EmbeddedPostgres
+from dev.programs import EmbeddedPostgresError
 from tests.conftest import StartService
 from tests.support.client import Client
-from tests.support.databases import Connection, PostgresServer
-from tests.support.locks import until
-from tests.support.processes import Processes
+from tests.support.databases import Connection, PostgresServer, destroyed, kill, migrate, temporary_folder
+from tests.support.locks import until, until_waiting
+from tests.support.processes import Processes, processes_on
 from tests.support.proxy import Proxy, proxied
 from tests.support.refusals import outcome_of, refused
 from tests.support.services import service_on
+from tests.support.verification import wrong_in
 
 REQUEST_ID = "123e4567-e89b-12d3-a456-426614174000"
 OTHERS = "datname = current_database() AND pid <> pg_backend_pid()"
@@ -162,6 +166,57 @@ async def test_a_deadlock_with_a_stranger_is_retried(client: Client, connection:
         await connection.fetch(lock, first)
     assert len(await call) == 2
     assert await client.courses_of(student_id) == [first, second]
+
+
+@pytest.fixture
+def mortal() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own with a migrated database; as durable as it is outside of tests."""
+    with temporary_folder() as folder, destroyed(EmbeddedPostgres(folder / "postgres")) as postgres:
+        try:
+            migrate(postgres.ensure_running())
+        except EmbeddedPostgresError as error:
+            pytest.skip(f"no PostgreSQL of the test's own: {error}")
+        yield postgres
+
+
+@pytest.mark.parametrize("rows", [1, 30])  # as many as there are workers to wait for them, and many more
+async def test_whoever_waits_for_a_row_of_a_server_that_crashes_is_answered(
+    mortal: EmbeddedPostgres, tmp_path: Path, rows: int
+) -> None:
+    """Long before the deadline, and before the lock timeout."""
+    async with processes_on(mortal.url, tmp_path) as processes:
+        process, client = await processes.start(LOCK_TIMEOUT_MS="60000", MAX_STREAMS="1000")
+        (held, leaving, *students), stuck = await client.students(rows + 3), await client.courses(rows)
+        await client.enroll(leaving, *stuck)
+        observer, holder = [await asyncpg.connect(mortal.url) for _ in range(2)]
+        await holder.execute(f"BEGIN; SELECT FROM course_seats WHERE course_id = ANY(ARRAY{stuck}) FOR UPDATE")
+        await holder.execute(f"SELECT FROM students WHERE id = {held} FOR UPDATE")
+        changes: list[tuple[str, dict[str, Any]]] = [
+            *(("EnrollStudent", {"student_id": one, "course_ids": stuck}) for one in students),
+            *(("EnrollStudent", {"student_id": students[0], "course_ids": [one]}) for one in stuck),
+            (
+                "UpdateStudent",
+                {"student": {"student_id": held, "full_name": "Bo"}, "update_mask": {"paths": ["full_name"]}},
+            ),
+            ("DeleteStudent", {"student_id": leaving, "force": True}),
+            ("ReconcileRoster", {"course_id": stuck[0], "student_ids": students, "max_removals": 9}),
+        ]
+        calls = [asyncio.create_task(outcome_of(client.call(method, **fields))) for method, fields in changes]
+        await client.health()  # what was sent before it has arrived
+        await until_waiting(observer)
+        assert not any(call.done() for call in calls)
+        kill(mortal)
+        async with asyncio.timeout(5):
+            assert set(await asyncio.gather(*calls)) == {"UNAVAILABLE DATABASE_UNAVAILABLE"}
+        for connection in (observer, holder):
+            connection.terminate()
+        await asyncio.to_thread(mortal.ensure_running)
+        async with asyncio.timeout(10):
+            for student_id in students:
+                await client.enroll(student_id, *stuck)
+            await use_every_path(client)
+        assert await wrong_in(mortal.url) == []
+        assert await process.stop() == 0
 
 
 # --- no fault of the database is one of ours --------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from dev.postgres import EmbeddedPostgres
 from enrollment_service.client import EnrollmentClient, ServiceError
 from tests.support.client import client_of
-from tests.support.databases import connected, migrate
+from tests.support.databases import connected, destroyed, kill, migrate, temporary_folder
 from tests.support.locks import until
 from tests.support.processes import ServerProcess
 from tests.support.verification import wrong_in
@@ -24,17 +22,11 @@ ROUNDS = 2
 
 
 @pytest.fixture
-def durable_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+def durable_postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL of the test's own that flushes what it commits, to be killed."""
-    tmp_path.chmod(0o711)
-    for folder in tmp_path.parents[:3]:
-        folder.chmod(0o711)  # as root, PostgreSQL runs as another user, who must get through
-    postgres = EmbeddedPostgres(tmp_path / "postgres")
-    postgres.ensure_running()
-    try:
+    with temporary_folder() as folder, destroyed(EmbeddedPostgres(folder / "postgres")) as postgres:
+        postgres.ensure_running()
         yield postgres
-    finally:
-        postgres.destroy()
 
 
 class Callers:
@@ -75,9 +67,7 @@ class Callers:
 
 
 async def killed(postgres: EmbeddedPostgres) -> None:
-    pid = postgres.postmaster_pid()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill(postgres)
     await until(lambda: postgres.postmaster_pid() is None)
 
 

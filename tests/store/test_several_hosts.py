@@ -14,23 +14,12 @@ import pytest
 from enrollment_service.store.connect import UNACKNOWLEDGED_MS, connect, one_by_one
 from enrollment_service.store.watch import DOUBT_SECONDS, LOOK_SECONDS
 from tests.support.client import Client
-from tests.support.databases import Connection
+from tests.support.databases import Connection, joined
 from tests.support.locks import held, until_waiting
 from tests.support.processes import Processes, run_command
 from tests.support.proxy import proxied
 from tests.support.refusals import refused
 from tests.support.services import service_on
-
-WRITABLE = "target_session_attrs=read-write"
-
-
-def joined(*urls: str) -> str:
-    """One URL with the hosts of several, the first of which gives the rest; its server must be one that can write."""
-    parts = [urlsplit(url) for url in urls]
-    hosts = ",".join(part.netloc.rpartition("@")[2] for part in parts)
-    login = parts[0].netloc.rpartition("@")[0]
-    query = "&".join(filter(None, [parts[0].query, WRITABLE]))
-    return urlunsplit(parts[0]._replace(netloc=f"{login}@{hosts}", query=query))
 
 
 def moved(url: str, port: int) -> str:

@@ -17,6 +17,7 @@ from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, Stude
 from enrollment_service.domain.records import Student
 from enrollment_service.engine.reader import Reader, _view
 from enrollment_service.store import courses, enrollments, locks, requests, seats
+from enrollment_service.store.course_cache import CourseCache
 from tests.support.lockless import forget_the_lock
 
 # What the database itself would catch; without these the fault shows as what it is, an oversold course.
@@ -98,6 +99,11 @@ def torn_enrollments() -> None:
     Reader._answers[EnrollmentQuery] = torn
 
 
+def unforgetting() -> None:
+    """What is remembered of courses is kept when a connection had to be replaced."""
+    setattr(CourseCache, "clear", lambda _: None)  # noqa: B010 - mypy would not have it assigned
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "unlocked": forget_the_lock,
     "unordered": unordered,
@@ -106,6 +112,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "one_lane": one_lane,
     "torn_lists": torn_lists,
     "torn_enrollments": torn_enrollments,
+    "unforgetting": unforgetting,
 }
 
 

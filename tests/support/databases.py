@@ -11,6 +11,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -83,14 +84,28 @@ class PostgresServer:
 @contextlib.contextmanager
 def embedded_server() -> Iterator[PostgresServer]:
     """A PostgreSQL of its own in a temporary folder; nothing of it is left afterwards."""
+    with temporary_folder() as folder, destroyed(EmbeddedPostgres(folder / "postgres", durable=False)) as postgres:
+        yield PostgresServer(postgres.ensure_running(), postgres.log_file)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for a PostgreSQL, gone after the block."""
     folder = Path(tempfile.mkdtemp(prefix="enrollment-tests-", dir=_memory()))
     folder.chmod(0o711)  # as root, PostgreSQL runs as another user, who must get through
-    postgres = EmbeddedPostgres(folder / "postgres", durable=False)
     try:
-        yield PostgresServer(postgres.ensure_running(), postgres.log_file)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def destroyed(postgres: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    """Stops a PostgreSQL after the block, if it still runs, and deletes its data."""
+    try:
+        yield postgres
     finally:
         postgres.destroy()
-        shutil.rmtree(folder)
 
 
 def _memory() -> Path | None:
@@ -119,6 +134,22 @@ async def until_alone(connection: Connection) -> None:
     async with asyncio.timeout(PATIENCE):
         while await connection.fetchval(others):  # noqa: ASYNC110 - the database announces no ends
             await asyncio.sleep(0.005)
+
+
+def kill(postgres: EmbeddedPostgres) -> None:
+    """Ends a server of the test's own as a crash does; the processes that it has started end by themselves."""
+    pid = postgres.postmaster_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def joined(*urls: str) -> str:
+    """One URL with the hosts of several, the first of which gives the rest; its server must be one that can write."""
+    parts = [urlsplit(url) for url in urls]
+    hosts = ",".join(part.netloc.rpartition("@")[2] for part in parts)
+    login = parts[0].netloc.rpartition("@")[0]
+    query = "&".join(filter(None, [parts[0].query, "target_session_attrs=read-write"]))
+    return urlunsplit(parts[0]._replace(netloc=f"{login}@{hosts}", query=query))
 
 
 def migrate(url: str, app_role: str | None = None) -> None:
