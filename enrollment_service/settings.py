@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,21 +61,25 @@ class Settings(BaseSettings):
     stream_idle_timeout: float = Field(300.0, gt=0, description="How long a stream may wait for the next request.")
     max_streams: int = Field(32, ge=8, le=10_000, description="Calls at a time on one connection; more wait there.")
     max_open_streams: int = Field(2_000, ge=1, description="Streams open in a process before OVERLOADED.")
-    max_connection_age: float | None = Field(None, ge=1, description="Ask clients to connect anew after about so long.")
+    max_connection_age: float | None = Field(
+        None, ge=1, le=1e7, description="Clients connect anew after about so long."
+    )
     max_caller_calls: int | None = Field(None, ge=1, description="Calls of one caller at a time, per process.")
     max_caller_streams: int | None = Field(None, ge=1, description="Streams of one caller at a time, per process.")
-    max_caller_rate: float | None = Field(None, gt=0, description="Calls per second of one caller, per process.")
+    max_caller_rate: float | None = Field(
+        None, ge=0.01, le=1e6, description="Calls a second of one caller, per process."
+    )
     max_caller_burst: int | None = Field(None, ge=1, description="Calls at once; unset: those of one second.")
     max_waiting: int = Field(10_000, ge=1, description="Calls that may wait for the database before OVERLOADED.")
     max_waiting_lists: int = Field(100, ge=0, description="Lists that may wait for others before OVERLOADED.")
     max_batch: int = Field(256, ge=1, le=10_000, description="Commands in one transaction at the most.")
-    max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request in bytes.")
-    max_metadata_bytes: int = Field(16 * 1024, ge=1024, description="Largest metadata of a call in bytes.")
+    max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request in bytes.")
+    max_metadata_bytes: int = Field(16 * 1024, ge=1024, le=1 << 20, description="Largest metadata of a call in bytes.")
     lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows locked by others, in ms.")
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
     pool_size: int = Field(16, ge=10, description="Database connections per process at the most.")
-    request_retention_hours: int = Field(72, ge=1, description="How long answers are kept for retries, in hours.")
+    request_retention_hours: int = Field(72, ge=1, le=100_000, description="How long answers are kept, in hours.")
     purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
 
     @model_validator(mode="before")
@@ -142,7 +146,7 @@ class Settings(BaseSettings):
     @field_validator("jwt_jwks")
     @classmethod
     def _keys_come_safely(cls, value: str) -> str:
-        if "://" in value and not value.startswith("https://"):
+        if "://" in value and not (value.startswith("https://") and _names_a_host(value)):
             raise ValueError("write a path or an https URL")
         return value
 
@@ -160,6 +164,8 @@ class Settings(BaseSettings):
             yield "ENROLLMENT_TLS_CLIENT_CA needs ENROLLMENT_TLS_CERT and ENROLLMENT_TLS_KEY"
         if self.tls == "proxy" and "mtls" in self.auth_kinds:
             yield "ENROLLMENT_AUTH: behind a proxy that ends TLS there are no certificates; use jwt"
+        if self.tls == "proxy" and self.tls_cert:
+            yield "ENROLLMENT_TLS: a proxy that ends TLS needs no certificate here; unset it, or ENROLLMENT_TLS_CERT"
         if not self.listens_on_loopback:
             yield from self._exposed()
 
@@ -175,7 +181,7 @@ class Settings(BaseSettings):
         }
         for kind in sorted(self.auth_kinds):
             for name in needed[kind]:
-                if not getattr(self, name):
+                if not getattr(self, name).strip():
                     yield f"{PREFIX}{name.upper()}: needed for ENROLLMENT_AUTH={self.auth}"
 
     def _exposed(self) -> Iterator[str]:
@@ -211,7 +217,7 @@ class Settings(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        return _is_loopback(self.listen)
+        return is_loopback(self.listen)
 
     @property
     def address(self) -> str:
@@ -226,7 +232,7 @@ class Settings(BaseSettings):
         return self.profile == "dev" if self.reflection is None else self.reflection
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether only this machine can reach an address."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
@@ -261,6 +267,13 @@ def read_secret(file: str | Path, setting: str) -> str:
 
 def _variable(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname) and not any(letter.isspace() for letter in url)
+    except ValueError:
+        return False
 
 
 def _has_password(url: str) -> bool:

@@ -40,8 +40,16 @@ NETWORK = {"listen": "0.0.0.0:50051"}
         (NETWORK | MTLS, []),
         (MTLS | {"tls_client_ca": ""}, ["ENROLLMENT_TLS_CLIENT_CA: needed for ENROLLMENT_AUTH=mtls"]),
         (MTLS | {"mtls_roles": ""}, ["ENROLLMENT_MTLS_ROLES: needed for ENROLLMENT_AUTH=mtls"]),
-        (MTLS | {"tls": "proxy"}, ["ENROLLMENT_AUTH: behind a proxy that ends TLS there are no certificates"]),
+        (
+            MTLS | {"tls": "proxy"},
+            [
+                "ENROLLMENT_AUTH: behind a proxy that ends TLS there are no certificates",
+                "ENROLLMENT_TLS: a proxy that ends TLS needs no certificate here",
+            ],
+        ),
         (NETWORK | JWT | MTLS | {"auth": "mtls, jwt"}, []),
+        (TLS | {"auth": "none", "tls": "proxy"}, ["ENROLLMENT_TLS: a proxy that ends TLS needs no certificate here"]),
+        (JWT | {"jwt_audience": " "}, ["ENROLLMENT_JWT_AUDIENCE: needed"]),
         ({"auth": "none", "tls_cert": "/c"}, ["ENROLLMENT_TLS_CERT and ENROLLMENT_TLS_KEY go together"]),
         ({"auth": "none", "tls_client_ca": "/c"}, ["ENROLLMENT_TLS_CLIENT_CA needs"]),
     ],
@@ -58,7 +66,10 @@ def test_other_kinds_of_authentication_are_refused(auth: str) -> None:
         Settings(auth=auth)
 
 
-@pytest.mark.parametrize("address", ["http://login.example.org/keys", "file:///keys", "ftp://x"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://login.example.org/keys", "file:///keys", "ftp://x", "https://", "https://[::1/x", "https://a b/"],
+)
 def test_keys_do_not_come_by_an_address_that_anybody_could_answer_at(address: str) -> None:
     with pytest.raises(ValueError, match="path or an https URL"):
         Settings(jwt_jwks=address)

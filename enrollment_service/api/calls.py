@@ -147,10 +147,8 @@ class Stages:
         """Decode and authorize: the request, if the caller may make it.
 
         Raises:
-            Refusal: MALFORMED_REQUEST or PERMISSION_DENIED; UNAUTHENTICATED where a stream outlives its credentials.
+            Refusal: MALFORMED_REQUEST or PERMISSION_DENIED.
         """
-        if self._is_stream and call.expires <= time.time():
-            raise Unauthenticated("expired meanwhile")
         try:
             request = self._decode(data)
         except DecodeError:
@@ -161,6 +159,16 @@ class Stages:
         if not may_ask(call.caller, self._rule, student_id):
             raise PermissionDenied
         return request
+
+    async def admit_again(self, call: Call, context: Context) -> None:
+        """Whether a stream may go on: its credentials may have expired or been taken back meanwhile.
+
+        Raises:
+            Refusal: UNAUTHENTICATED or PERMISSION_DENIED.
+        """
+        call.caller, call.expires = await self._guards.authentication.identity_of(call.metadata, context)
+        if not may_call(call.caller, self._rule):
+            raise PermissionDenied
 
     def dismiss(self, call: Call) -> None:
         """Counts a call out."""
@@ -246,11 +254,20 @@ def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[An
 def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
     async def handle(incoming: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         call = stages.begin(context)
-        requests = (stages.accept(data, call) async for data in stages.drain.until_begun(incoming))
+        requests = _accepted(stages, call, context, incoming)
         async for response in _answers(stages, call, context, lambda: method(requests, call)):
             yield response
 
     return handle
+
+
+async def _accepted(
+    stages: Stages, call: Call, context: Context, incoming: AsyncIterator[bytes]
+) -> AsyncIterator[Message]:
+    """The requests of a stream, each for as long as its caller may make it."""
+    async for data in stages.drain.until_begun(incoming):
+        await stages.admit_again(call, context)
+        yield stages.accept(data, call)
 
 
 async def _answers(

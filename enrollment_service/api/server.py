@@ -25,6 +25,9 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # Beyond its own limits gRPC ends calls not yet handed over with bare CANCELLED; max_streams bounds them instead.
 _UNLIMITED = 2**31 - 1
+# How long a connection may take to be made, and then be without a call. Clients open another when they need one.
+HANDSHAKE_MS = 10_000
+IDLE_MS = 300_000
 _REFLECTED = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
 
 
@@ -68,6 +71,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
     ]
+    # Whoever connects and says nothing holds a descriptor; strangers can do that, too.
+    options.append(("grpc.server_handshake_timeout_ms", HANDSHAKE_MS))
+    options.append(("grpc.max_connection_idle_ms", IDLE_MS))
     if settings.max_connection_age is not None:
         # gRPC itself varies it by a tenth for each connection, so that they do not all come back at once. Calls under
         # way are not cut: only new ones go to the next connection.

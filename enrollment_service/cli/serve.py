@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from enrollment_service.telemetry.tracing import NotInstalledError, exporting, r
 
 if TYPE_CHECKING:
     from enrollment_service.telemetry.shared import SharedMetrics
+
+# Far more than the connections of all callers; where the system's limit for a process is lower, it is that.
+MAX_OPEN_FILES = 65_536
 
 
 @click.command()
@@ -62,7 +67,19 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _prepare_process() -> None:
+    """Room for as many connections as the system allows, and silence from gRPC, whose lines nobody bounds."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    # It writes one for each failed handshake, and waits until it is read.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def _serve_here(settings: Settings, *, ends_with_parent: bool = False) -> None:
+    _prepare_process()
     buffer = logs.configure(settings.log_level)
     shown = nullcontext() if ends_with_parent else _metrics_shown(settings)
     traced = exporting(settings.traces_endpoint) if settings.traces_endpoint else nullcontext()

@@ -10,6 +10,7 @@ import click
 
 from enrollment_service.cli.configuration import UNFIT
 from enrollment_service.cli.endings import end
+from enrollment_service.settings import is_loopback
 
 if TYPE_CHECKING:
     import grpc
@@ -30,7 +31,10 @@ class Target(NamedTuple):
         """A client of the server; its other arguments are those of `EnrollmentClient`."""
         from enrollment_service.client import EnrollmentClient
 
-        token = None if self.token_file is None else self._token
+        token = None
+        if self.token_file is not None:
+            self._check_token()
+            token = self._token
         return EnrollmentClient(self.address, credentials=self.credentials(), token=token, **options)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
@@ -41,9 +45,17 @@ class Target(NamedTuple):
 
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
 
+    def _check_token(self) -> None:
+        """Ends the command if the token cannot be one, or would travel in the clear."""
+        token = self._token()
+        if not (token.isascii() and token.isprintable() and token and " " not in token):
+            end(f"{self.token_file}: holds no access token", UNFIT)
+        if self.credentials() is None and not is_loopback(self.address):
+            end("a token is sent over TLS only, or to this machine: give --ca", UNFIT)
+
     def _token(self) -> str:
         # Each time anew: whoever renews it writes it there.
-        return (_read(self.token_file) or b"").decode("ascii", "replace").strip()
+        return (_read(self.token_file) or b"").decode("utf-8-sig", "replace").strip()
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -113,6 +113,10 @@ def _only_metrics(metrics: Application) -> Application:
         if environ["REQUEST_METHOD"] != "GET":
             start_response("405 Method Not Allowed", [("Content-Type", "text/plain"), ("Allow", "GET")])
             return [b"Only GET is answered.\n"]
-        return metrics(environ, start_response)
+        try:
+            return metrics(environ, start_response)
+        except ValueError:  # of a header that the library takes for a version
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"The Accept header makes no sense.\n"]
 
     return application

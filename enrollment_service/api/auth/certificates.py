@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from enrollment_service.api.auth.files import Watched
@@ -75,22 +82,37 @@ def _name_in(certificate: x509.Certificate) -> str:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return "localhost"
-    return next(iter(names.get_values_for_type(x509.DNSName)), "localhost")
+    hosts = names.get_values_for_type(x509.DNSName)
+    return next(iter([*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]), "localhost")
 
 
 def _pair(chain: bytes, key: bytes) -> tuple[bytes, bytes]:
     """The key and its certificate, which may be followed by those that it was signed with."""
-    certificate = x509.load_pem_x509_certificate(chain)
+    certificate, *_ = _whole(chain)
     try:
         public = load_pem_private_key(key, password=None).public_key()
     except TypeError:
         raise ValueError("the key needs a password; store it without one") from None
     kind = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    if not (isinstance(public, RSAPublicKey) or _is_on_known_curve(public)):
+        raise ValueError("the key must be RSA, or EC on P-256, P-384 or P-521")
     if certificate.public_key().public_bytes(*kind) != public.public_bytes(*kind):
         raise ValueError("the certificate is not for this key")
     return key, chain
 
 
 def _authorities(bundle: bytes) -> bytes:
-    x509.load_pem_x509_certificates(bundle)
+    _whole(bundle)
     return bundle
+
+
+def _whole(text: bytes) -> list[x509.Certificate]:
+    """All certificates in a file, of which none is cut off: it may just be being written."""
+    found = x509.load_pem_x509_certificates(text)
+    if not len(found) == text.count(b"-----BEGIN ") == text.count(b"-----END CERTIFICATE-----"):
+        raise ValueError("a certificate in it is not whole")
+    return found
+
+
+def _is_on_known_curve(key: object) -> bool:
+    return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, (SECP256R1, SECP384R1, SECP521R1))

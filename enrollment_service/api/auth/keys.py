@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
-from http.client import HTTPException
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import orjson
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
-from jwt.exceptions import PyJWTError
 
 from enrollment_service.api.auth.files import UnusableFileError
 
@@ -110,7 +109,7 @@ class Keys:
     async def _fetch(self) -> None:
         try:
             keys = key_set_of(await self._read())
-        except (OSError, ValueError, HTTPException) as error:
+        except Exception as error:  # whatever an issuer sends, what is known stays
             raise KeysUnavailableError(problem_of(error)) from error
         finally:
             self._allowed_from = asyncio.get_running_loop().time() + self._cool_down
@@ -156,7 +155,7 @@ def _usable(entry: dict[str, Any]) -> PyJWK | None:
         return None
     try:
         key = PyJWK(entry)
-    except PyJWTError:
+    except Exception:  # noqa: BLE001 - the library raises all sorts of things over odd entries
         return None
     weak = isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS
     return key if key.algorithm_name in ALGORITHMS and not weak else None
@@ -210,9 +209,23 @@ def _get(address: str) -> bytes:
     opener = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=ssl.create_default_context()), _NoRedirects
     )
-    with contextlib.closing(opener.open(address, timeout=FETCH_SECONDS)) as response:
-        body: bytes = response.read(MAX_BYTES + 1)
-        return body
+    try:
+        response = opener.open(address, timeout=FETCH_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is the answer, too
+        raise
+    with contextlib.closing(response):
+        return b"".join(_within_time(response))
+
+
+def _within_time(response: Any) -> Iterator[bytes]:
+    """What comes, piece by piece, as long as it may take and until it is too much."""
+    ends, size = time.monotonic() + FETCH_SECONDS, 0
+    while size <= MAX_BYTES and (piece := response.read1(MAX_BYTES)):
+        if time.monotonic() > ends:
+            raise TimeoutError
+        size += len(piece)
+        yield piece
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -231,7 +244,7 @@ async def check_source(source: str) -> None:
     """
     try:
         key_set_of(await reader_of(source)())
-    except (OSError, ValueError, HTTPException) as error:
+    except Exception as error:
         if source.startswith("https://"):
             raise KeysUnavailableError(problem_of(error)) from error
         raise UnusableFileError(f"{SETTING}: {problem_of(error)}") from error

@@ -62,7 +62,7 @@ class Peers:
         pem = next(iter(auth_context.get("x509_pem_cert", ())), None)
         if pem is None:
             raise Unauthenticated("no certificate")
-        certificate = self._remembered.get(pem) or self._remember(pem, auth_context)
+        certificate = self._remembered.get(pem) or self._remember(pem)
         if certificate.expires <= time.time():
             raise Unauthenticated("certificate expired")
         if not certificate.names:
@@ -74,17 +74,24 @@ class Peers:
         _, subject = (mapped or certificate.names)[0]
         return Identity(Caller(subject, roles), certificate.expires)
 
-    def _remember(self, pem: bytes, auth_context: Mapping[str, Sequence[bytes]]) -> _Certificate:
-        listed = [
-            (kind, name)
-            for kind in ("uri", "dns")
-            for encoded in auth_context.get(f"peer_{kind}", ())
-            if is_subject(name := _normal(kind, encoded.decode("utf-8", "replace")))
-        ]
-        expires = x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    def _remember(self, pem: bytes) -> _Certificate:
+        # The names that gRPC tells end at a NUL.
+        certificate = x509.load_pem_x509_certificate(pem)
+        listed = [name for name in _names_in(certificate) if is_subject(name[1])]
+        expires = certificate.not_valid_after_utc.timestamp()
         if len(self._remembered) >= MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         return self._remembered.setdefault(pem, _Certificate(listed, expires))
+
+
+def _names_in(certificate: x509.Certificate) -> list[Names]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    hosts = names.get_values_for_type(x509.DNSName)
+    return [*(("uri", uri) for uri in uris), *(("dns", _normal("dns", host)) for host in hosts)]
 
 
 def roles_in(text: bytes) -> dict[Names, frozenset[Role]]:

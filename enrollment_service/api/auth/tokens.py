@@ -63,11 +63,11 @@ class Tokens:
         if found and found.identity.expires > time.time() and found.generation == self._keys.generation:
             return found.identity
         generation = self._keys.generation
-        identity = self._identity_in(await self._claims_of(token))
+        identity = await self._verified(token)
         self._remember(digest, _Remembered(identity, generation))
         return identity
 
-    async def _claims_of(self, token: str) -> Mapping[str, Any]:
+    async def _verified(self, token: str) -> Identity:
         try:
             header = jwt.get_unverified_header(token)
             key_id, algorithm = header.get("kid"), header.get("alg")
@@ -85,9 +85,9 @@ class Tokens:
                 leeway=CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
+            return self._identity_in(claims)
         except _FAILURES as error:
             raise Unauthenticated(_CAUSES.get(type(error), "token malformed")) from None
-        return claims
 
     def _identity_in(self, claims: Mapping[str, Any]) -> Identity:
         subject = claims["sub"]

@@ -88,6 +88,7 @@ async def test_a_certificate_says_who_calls(
         {"uri": [f"{REGISTRAR}/x", "spiffe://example.org/REGISTRAR"]},
         {"dns": ["example.org", "a.catalog.example.org"]},
         {"uri": ["spiffe://catalog.example.org"]},
+        {"uri": [f"{REGISTRAR}\0.evil", "spiffe://example.org/x"]},
     ],
 )
 async def test_whoever_is_in_no_table_may_do_nothing(
@@ -187,6 +188,11 @@ async def until(fact: Callable[[], Awaitable[bool]]) -> None:
 
 async def negated(fact: Callable[[], Awaitable[bool]]) -> bool:
     return not await fact()
+
+
+def one_and_a_half(path: Path) -> bytes:
+    whole = path.read_bytes()
+    return whole + whole[: len(whole) // 2]
 
 
 def replace(path: Path, content: str | bytes) -> None:
@@ -322,6 +328,8 @@ async def test_tls_is_of_version_1_2_at_least(
         ("tls_cert", None, "ENROLLMENT_TLS_CERT, ENROLLMENT_TLS_KEY: No such file or directory"),
         ("tls_cert", "nonsense", "ENROLLMENT_TLS_CERT, ENROLLMENT_TLS_KEY: Unable to load PEM file"),
         ("tls_client_ca", "", "ENROLLMENT_TLS_CLIENT_CA: "),
+        ("tls_client_ca", "half", "ENROLLMENT_TLS_CLIENT_CA: a certificate in it is not whole"),
+        ("tls_cert", "half", "ENROLLMENT_TLS_CERT, ENROLLMENT_TLS_KEY: a certificate in it is not whole"),
         ("mtls_roles", "a = ", "ENROLLMENT_MTLS_ROLES: is no TOML: Invalid value (at "),
         ("mtls_roles", "a = 1", "ENROLLMENT_MTLS_ROLES: may only have the tables [uri] and [dns]"),
         ("mtls_roles", '[uri]\na = "reader"', 'ENROLLMENT_MTLS_ROLES: "a" needs a list of roles'),
@@ -333,12 +341,31 @@ async def test_a_file_that_is_of_no_use_ends_a_server_at_once(
 ) -> None:
     if text is None:
         mtls[setting] += ".gone"
+    elif text == "half":
+        replace(Path(mtls[setting]), one_and_a_half(Path(mtls[setting])))
     else:
         replace(Path(mtls[setting]), text)
     process = processes.spawn(**{name.upper(): value for name, value in mtls.items()})
     assert await process.ended() == 78
     (line,) = process.errors.splitlines()
     assert line.startswith(said)
+
+
+async def test_a_server_that_nobody_reads_the_errors_of_can_be_stopped(
+    processes: Processes, mtls: dict[str, Any], authority: Authority
+) -> None:
+    process = processes.spawn(**{name.upper(): value for name, value in mtls.items()})
+    caller = authority.issue("registrar", uri=[REGISTRAR])
+    async with client_of(f"localhost:{process.port}", credentials=authority.credentials(caller)) as client:
+        await process.wait_serving(client)
+        for _ in range(50):
+            _, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            writer.write(b"no handshake\r\n\r\n")
+            writer.close()
+        await client.create_student()
+    assert await process.stop() == 0
+    # What gRPC would write there for each of them, and wait until it is read.
+    assert process.errors == ""
 
 
 async def test_commands_reach_a_server_that_asks_for_certificates(
@@ -358,6 +385,12 @@ async def test_commands_reach_a_server_that_asks_for_certificates(
     denied = await run_command("call", "ListCourses", "--address", address, *options)
     assert denied.returncode == 1
     assert '"PERMISSION_DENIED"' in denied.stderr
+    bare = await run_command("call", "ListCourses", "--address", "192.0.2.1:1", "--token-file", f"{token}")
+    assert (bare.returncode, bare.stderr) == (2, "a token is sent over TLS only, or to this machine: give --ca\n")
+    for text in (b"", b"two lines\nof it", b"\xff\x00"):
+        replace(tmp_path / "odd", text)
+        odd = await run_command("call", "ListCourses", "--address", address, "--token-file", f"{tmp_path / 'odd'}")
+        assert (odd.returncode, odd.stderr) == (2, f"{tmp_path / 'odd'}: holds no access token\n")
     options += ["--token-file", f"{token}"]
     called = await run_command("call", "ListCourses", "--address", address, *options)
     assert (called.returncode, called.stdout) == (0, "{}\n")

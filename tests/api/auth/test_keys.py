@@ -110,6 +110,8 @@ async def test_keys_that_can_be_used_by_nobody_safely_are_left_out(
         other_use.public(use="enc"),
         {"kty": "oct", "k": "c2VjcmV0", "kid": "secret", "alg": "HS256"},
         {"kty": "EC"},
+        {"kty": "RSA", "kid": "odd", "alg": ["RS256"]},
+        {"kty": "RSA", "kid": "none", "alg": "none"},
         {"kty": "unknown", "kid": "x"},
         "no object",
         secret.public(kid=7),
@@ -122,6 +124,18 @@ async def test_keys_that_can_be_used_by_nobody_safely_are_left_out(
         token = weak.sign(claims("reader"))
     for other in (token, private.sign(claims("reader")), other_use.sign(claims("reader"))):
         assert not await let_in(service.client.bearing(other))
+
+
+async def test_an_odd_set_does_not_end_the_refresh(start_service: StartService, provider: Provider) -> None:
+    service = await start_service(**provider.settings, jwt_refresh_interval=1, jwt_refresh_cool_down=0.1)
+    old = service.client.bearing(provider.token("reader"))
+    assert await let_in(old)
+    for entry in ({"kty": "RSA", "alg": ["RS256"]}, {"kty": "RSA", "alg": "none"}, {"kty": ["EC"], "crv": {}}, None):
+        provider.file.write_text(json.dumps({"keys": [entry]}))
+        assert not await let_in(service.client.bearing(SigningKey("second").sign(claims("reader"))))
+        assert await let_in(old)
+    provider.publish(SigningKey("second"))
+    await until_refused(old)
 
 
 async def test_a_set_that_cannot_be_used_any_more_leaves_what_was_known(

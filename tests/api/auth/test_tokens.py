@@ -80,6 +80,7 @@ BAD: dict[str, tuple[Callable[[Provider], str], str]] = {
     "expired": (lambda p: p.token("registrar", exp=NOW - 100), "token expired"),
     "no expiry": (lambda p: p.token("registrar", exp=None), "claim missing"),
     "expiry is no number": (lambda p: p.token("registrar", exp="soon"), "token malformed"),
+    "expires beyond a float": (lambda p: p.token("registrar", exp=10**400), "token malformed"),
     "expires at infinity": (lambda p: p.token("registrar", exp=float("inf")), "token malformed"),
     "not valid yet": (lambda p: p.token("registrar", nbf=NOW + 1000), "token not valid yet"),
     "issued in the future": (lambda p: p.token("registrar", iat=NOW + 1000), "token not valid yet"),
@@ -94,6 +95,7 @@ BAD: dict[str, tuple[Callable[[Provider], str], str]] = {
     "subject with a newline": (lambda p: p.token("registrar", subject="a\nb"), "subject not usable"),
     "subject with an escape": (lambda p: p.token("registrar", subject="a\x1b[31m"), "subject not usable"),
     "subject that turns round": (lambda p: p.token("registrar", subject="a\u202eb"), "subject not usable"),
+    "blank subject": (lambda p: p.token("registrar", subject=" "), "subject not usable"),
     "long subject": (lambda p: p.token("registrar", subject="x" * 256), "subject not usable"),
     "unknown critical header": (lambda p: p.key.sign(claims("registrar"), crit=["x"], x=1), "token malformed"),
     "too long": (lambda p: p.token("registrar", padding="x" * 8000), "token too long"),
@@ -207,6 +209,24 @@ async def test_an_import_ends_when_its_token_expires(
     student, course = await client.create_student(), await client.create_course()
     call = client.stub.ImportEnrollments(metadata=client.metadata)
     chunk = pb.ImportEnrollmentsRequest(chunk_id=1, student_ids=[student.student_id], course_ids=[course.course_id])
+    with refused(*UNKNOWN, metadata={}):
+        while True:
+            await call.write(chunk)
+            assert (await call.read()).chunk_id == 1
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 1
+
+
+async def test_an_import_ends_when_its_key_is_withdrawn(
+    start_service: StartService, provider: Provider, connection: Connection
+) -> None:
+    service = await start_service(**provider.settings, jwt_refresh_interval=1)
+    client = service.client.bearing(provider.token("registrar"))
+    student, course = await client.create_student(), await client.create_course()
+    call = client.stub.ImportEnrollments(metadata=client.metadata)
+    chunk = pb.ImportEnrollmentsRequest(chunk_id=1, student_ids=[student.student_id], course_ids=[course.course_id])
+    await call.write(chunk)
+    assert (await call.read()).chunk_id == 1
+    provider.publish(SigningKey("second"))
     with refused(*UNKNOWN, metadata={}):
         while True:
             await call.write(chunk)
