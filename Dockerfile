@@ -5,7 +5,7 @@ RUN python -m venv /venv
 # With `--build-arg LOCK=requirements-tracing.lock` it can send traces.
 ARG LOCK=requirements.lock
 COPY requirements.lock requirements-tracing.lock /
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary=:all: -r /$LOCK
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: -r /$LOCK
 WORKDIR /app
 COPY alembic.ini ./
 COPY migrations migrations

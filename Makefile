@@ -21,7 +21,8 @@ help: ## List the targets
 
 setup: $(INSTALLED) ## Create .venv with everything needed, from the locks (the others do this first)
 
-# pip checks every hash. The project itself is linked, not copied; its build tools are among what is locked.
+# pip checks every hash, and takes what is locked as all there is: left to look for itself, it stops where a newer version
+# of what a package needs with an extra has come out since. The project itself is linked, not copied; its build tools are among what is locked.
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@set -e; \
 	$(BIN)/python -c 'import pip' 2>/dev/null || { \
@@ -36,7 +37,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	  $$found -m venv --clear $(VENV); \
 	}
 	@echo "Installing requirements-dev.lock"
-	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r requirements-dev.lock
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -94,12 +95,12 @@ sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the se
 # In a folder of its own: thirty packages that nothing else needs.
 $(SBOM_TOOLS)/installed: dev/requirements-sbom.lock | $(INSTALLED)
 	@rm -rf $(SBOM_TOOLS)
-	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --target $(SBOM_TOOLS) \
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps --target $(SBOM_TOOLS) \
 	  -r dev/requirements-sbom.lock
 	@touch $@
 
 bench: $(INSTALLED) ## Measure against echo and the peers, about twelve minutes (QUICK=1: four)
-	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r benchmarks/requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 
 demo: $(INSTALLED) ## Play a registration morning live, in under a minute (ARGS=--fast: without pauses)

