@@ -22,7 +22,8 @@ help: ## List the targets
 setup: $(INSTALLED) ## Create .venv with everything needed, from the locks (the others do this first)
 
 # pip checks every hash, and takes what is locked as all there is: left to look for itself, it stops where a newer version
-# of what a package needs with an extra has come out since. The project itself is linked, not copied; its build tools are among what is locked.
+# of what a package needs with an extra has come out since. The project itself is linked, not copied; its build tools are
+# among what is locked.
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@set -e; \
 	$(BIN)/python -c 'import pip' 2>/dev/null || { \
