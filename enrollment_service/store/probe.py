@@ -10,7 +10,7 @@ import asyncpg
 from enrollment_service.store.transactions import HeldConnection
 
 # Reads nothing but what is in memory anyway, and leaves no trace, not even in the write-ahead log.
-_QUESTION = """
+QUESTION = """
 SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS read_only,
        (SELECT version_num FROM alembic_version) AS revision
 """
@@ -51,7 +51,7 @@ class Probe:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await self._held.connection()
             async with asyncio.timeout(ANSWER_SECONDS):
-                row = await connection.fetchrow(_QUESTION)
+                row = await connection.fetchrow(QUESTION)
         except asyncpg.PostgresError as error:
             await self._held.discard()
             if error.sqlstate == _UNDEFINED_TABLE:
