@@ -20,7 +20,7 @@ from benchmarks.bench import Bench
 from benchmarks.contestants import Contestant
 
 _SLICES = 6  # of each server and call, in a round
-_ISSUER, _AUDIENCE, _KEY_ID = "https://login.example.org", "enrollment", "bench"
+_ISSUER, _AUDIENCE, _KEY_ID = "login.example.org", "enrollment", "bench"
 _LIFETIME = 3600
 
 

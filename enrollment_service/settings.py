@@ -222,14 +222,19 @@ class Settings(BaseSettings):
     @property
     def address(self) -> str:
         """Where a client on this machine reaches the server."""
-        host, _, port = self.listen.rpartition(":")
-        local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - nothing is bound here
-        return f"{local}:{port}"
+        return reachable(self.listen)
 
     @property
     def reflection_on(self) -> bool:
         """Whether server reflection answers."""
         return self.profile == "dev" if self.reflection is None else self.reflection
+
+
+def reachable(address: str) -> str:
+    """Where a server that listens on an address is reached from this machine."""
+    host, separator, port = address.rpartition(":")
+    local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - nothing is bound here
+    return f"{local}{separator}{port}"
 
 
 def is_loopback(address: str) -> bool:

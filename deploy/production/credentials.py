@@ -24,7 +24,7 @@ from jwt.algorithms import ECAlgorithm
 # The user of the service's image.
 OWNER = 10001
 LIFETIME = timedelta(days=30)
-ISSUER = "https://login.example.org"
+ISSUER = "login.example.org"
 AUDIENCE = "enrollment"
 KEY_ID = "compose"
 CERTIFICATES: dict[str, list[x509.GeneralName]] = {

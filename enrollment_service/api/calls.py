@@ -12,7 +12,6 @@ interceptor is called after the request has been decoded, and malformed bytes wo
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,7 +61,7 @@ class Call:
     The peer is read first: once a call is over, its context must not be asked.
     """
 
-    __slots__ = ("caller", "deadline", "expires", "metadata", "method", "peer", "share", "started", "trace")
+    __slots__ = ("admission", "caller", "deadline", "metadata", "method", "peer", "started", "trace")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
@@ -71,10 +70,8 @@ class Call:
         self.metadata: tracing.Metadata = context.invocation_metadata() or ()
         self.trace = tracing.begin(_SERVICE, method, self.metadata)
         self.caller: Caller = NOBODY
-        # When what proves the caller expires, in seconds since the epoch.
-        self.expires = math.inf
         # What the limits have counted it as.
-        self.share: Admission | None = None
+        self.admission: Admission | None = None
         # When it ends, by the event loop's clock in seconds; None where the caller has set no deadline.
         self.deadline = _deadline_of(context)
 
@@ -138,10 +135,9 @@ class Stages:
         Raises:
             Refusal: UNAUTHENTICATED, RATE_LIMITED, OVERLOADED or PERMISSION_DENIED.
         """
-        call.caller, call.expires = await self._guards.authentication.identity_of(call.metadata, context)
-        call.share = self._guards.limits.enter(call.caller.subject or _host_of(call.peer), stream=self._is_stream)
-        if not may_call(call.caller, self._rule):
-            raise PermissionDenied
+        call.caller = await self._guards.authentication.caller_of(call.metadata, context)
+        call.admission = self._guards.limits.enter(call.caller.subject, call.peer, stream=self._is_stream)
+        self._check_method(call)
 
     def accept(self, data: bytes, call: Call) -> Message:
         """Decode and authorize: the request, if the caller may make it.
@@ -166,15 +162,18 @@ class Stages:
         Raises:
             Refusal: UNAUTHENTICATED or PERMISSION_DENIED.
         """
-        call.caller, call.expires = await self._guards.authentication.identity_of(call.metadata, context)
+        call.caller = await self._guards.authentication.caller_of(call.metadata, context)
+        self._check_method(call)
+
+    def _check_method(self, call: Call) -> None:
         if not may_call(call.caller, self._rule):
             raise PermissionDenied
 
     def dismiss(self, call: Call) -> None:
         """Counts a call out."""
-        if call.share is not None:
-            self._guards.limits.leave(call.share)
-            call.share = None
+        if call.admission is not None:
+            self._guards.limits.leave(call.admission)
+            call.admission = None
 
     async def fail(self, call: Call, error: BaseException, context: Context, ids: Ids) -> NoReturn:
         """Status and record of a call that did not succeed."""
@@ -294,11 +293,6 @@ async def _answers(
     drain.leave(task)
     stages.dismiss(call)
     stages.record(call, "OK", {"answers": answers})
-
-
-def _host_of(peer: str) -> str:
-    """The network address of a peer without its port, which differs from connection to connection."""
-    return peer.rpartition(":")[0]
 
 
 def _current_task() -> asyncio.Task[Any]:

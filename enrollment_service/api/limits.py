@@ -72,8 +72,13 @@ class Limits:
         # The least recently seen first.
         self._shares: dict[str, Share] = {}
 
-    def enter(self, caller: str, *, stream: bool) -> Admission | None:
+    def enter(self, subject: str, peer: str, *, stream: bool) -> Admission | None:
         """Counts a call in; what it returns, if anything, is given to `leave` at its end.
+
+        Args:
+            subject: who calls; empty where nobody has to say who they are.
+            peer: the network address of the caller, and its port.
+            stream: whether the call is a stream.
 
         Raises:
             RateLimited: the caller has what it may have.
@@ -83,7 +88,8 @@ class Limits:
             return None
         if stream and self._open_streams >= self._max_streams:
             raise Overloaded
-        share = self._share_of(caller) if self._per_caller else None
+        # The port differs from connection to connection.
+        share = self._share_of(subject or peer.rpartition(":")[0]) if self._per_caller else None
         if share is not None:
             self._check(share, stream=stream)
             share.tokens -= 1

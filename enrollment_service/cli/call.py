@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from enrollment_service.cli.target import Target, target_options
+from enrollment_service.settings import reachable
 
 
 @click.command()
@@ -38,11 +39,4 @@ def call(method: str, request: str, address: str, timeout: float, **options: Pat
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from enrollment_service.cli.json_call import run
 
-    sys.exit(run(method, request, Target(_reachable(address), **options), timeout))
-
-
-def _reachable(address: str) -> str:
-    """Where a server that listens on all addresses is reached from here."""
-    host, _, port = address.rpartition(":")
-    local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - nothing is bound here
-    return f"{local}:{port}" if local else address
+    sys.exit(run(method, request, Target(reachable(address), **options), timeout))

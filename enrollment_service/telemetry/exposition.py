@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler
 
@@ -18,8 +18,9 @@ from prometheus_client.exposition import ThreadingWSGIServer
 Application: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 PATH = "/metrics"
-# How long a peer may take to send a request or to read on.
+# How long a peer may be silent, and how long it may take in all: drop by drop it would keep others from a turn.
 PATIENCE_SECONDS = 5.0
+MAX_SECONDS = 10.0
 # Requests at once; a Prometheus sends one at a time.
 MAX_REQUESTS = 8
 
@@ -81,13 +82,22 @@ class _Server(ThreadingWSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serves a request."""
+        ending = threading.Timer(MAX_SECONDS, _hang_up, [request])
+        ending.daemon = True
+        ending.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            ending.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: the peer has gone, and standard error is not its log."""
+
+
+def _hang_up(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Server6(_Server):

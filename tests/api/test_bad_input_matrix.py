@@ -17,11 +17,10 @@ import grpc
 import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
-from tests.api.auth.test_tokens import forged_with_public_key
 from tests.conftest import StartService
 from tests.support.authority import Authority
 from tests.support.client import PATIENCE, SERVICE, Client, client_of
-from tests.support.provider import Provider, SigningKey, bearer, claims, unsigned
+from tests.support.provider import Provider, SigningKey, bearer, claims, forged_with_public_key, unsigned
 from tests.support.refusals import Refusal, check_form
 from tests.support.services import Service, ServiceLog
 

@@ -15,8 +15,9 @@ from tests.conftest import StartService
 from tests.support.client import PATIENCE, SERVICE, Client
 from tests.support.databases import Connection
 from tests.support.locks import held, until, until_waiting
+from tests.support.proxy import proxied
 from tests.support.refusals import refused
-from tests.support.services import Service, ServiceLog
+from tests.support.services import Service, ServiceLog, service_on
 
 UNKNOWN = 2**40
 
@@ -224,14 +225,14 @@ async def test_a_stream_on_which_nothing_arrives_ends(start_service: StartServic
 
 
 async def test_a_stream_is_not_idle_while_a_chunk_is_under_way(start_service: StartService, database_url: str) -> None:
-    client = (await start_service(stream_idle_timeout=0.2)).client
+    client = (await start_service(stream_idle_timeout=1)).client
     (student,), (course,) = await client.students(1), await client.courses(1)
     call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
     async with held(database_url, course) as observer:
         await call.write(chunk(1, (student, course)))
         await until_waiting(observer)
         # Longer than it may be idle; that it does not end cannot be waited for.
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
     assert (await call.read()).chunk_id == 1
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
@@ -265,14 +266,23 @@ async def test_a_client_that_only_sends_is_held_back(service: Service, service_l
     await until(lambda: bool(service_log.calls("ImportEnrollments")))
 
 
-async def test_a_client_that_goes_away_does_not_cancel_the_commit(service: Service, service_log: ServiceLog) -> None:
-    client = service.client
-    (student,), (course,) = await client.students(1), await client.courses(1)
-    call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
-    async with held(service.settings.database_url, course) as observer:
-        await call.write(chunk(1, (student, course)))
-        await until_waiting(observer)
+@pytest.mark.parametrize("method", ["ImportEnrollments", "EnrollStudent"])
+async def test_a_client_that_goes_away_does_not_cancel_the_commit(
+    app_url: str, service_log: ServiceLog, method: str
+) -> None:
+    async with proxied(app_url) as (proxy, url), service_on(url) as service:
+        client = service.client
+        (student,), (course,) = await client.students(1), await client.courses(1)
+        proxy.held_before = b"COMMIT"
+        if method == "ImportEnrollments":
+            call: Any = client.stub.ImportEnrollments(timeout=PATIENCE)
+            await call.write(chunk(1, (student, course)))
+        else:
+            request = pb.EnrollStudentRequest(student_id=student, course_ids=[course])
+            call = client.stub.EnrollStudent(request, timeout=PATIENCE)
+        await proxy.holding.wait()
         call.cancel()
-        await until(lambda: bool(service_log.calls("ImportEnrollments")))
-    while await client.roster(course) != [student]:  # noqa: ASYNC110 - nobody announces it
-        await asyncio.sleep(0.01)
+        await until(lambda: [line["code"] for line in service_log.calls(method)] == ["CANCELLED"])
+        proxy.released.set()
+        while await client.roster(course) != [student]:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)

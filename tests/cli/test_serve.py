@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 
+import grpc
+import psutil
 import pytest
 
+from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.support.client import client_of
 from tests.support.databases import Connection, PostgresServer
 from tests.support.mistakes import MISTAKES, PASSWORD, Mistake, role_on
 from tests.support.processes import Processes, ServerProcess, free_port, run_command
 from tests.support.proxy import proxied
 from tests.support.refusals import refused
 from tests.support.services import Service
+
+# More than a server needs for itself, its database and one caller.
+FEW_FILES = 128
 
 
 async def until_waiting(process: ServerProcess) -> dict[str, str]:
@@ -128,3 +136,31 @@ async def test_a_server_that_waits_ends_well_when_it_is_told_to(processes: Proce
     process.signal(signal.SIGTERM)
     assert await process.ended() == 0
     assert process.errors == ""
+
+
+async def test_silent_connections_do_not_use_up_what_a_process_may_open(processes: Processes) -> None:
+    """The usual soft limit is low; strangers reach it without any credentials."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, usual[1]))
+    try:
+        process = processes.spawn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    await process.wait_serving(await processes.client(process))
+    silent = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(FEW_FILES)]
+    async with client_of(process.address) as newcomer:
+        assert (await newcomer.create_student()).student_id
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_with_few_files_to_open_silent_connections_would_lock_others_out(processes: Processes) -> None:
+    """The control: a process that may open no more than that."""
+    process, _ = await processes.start()
+    psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (FEW_FILES, FEW_FILES))
+    silent = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(FEW_FILES)]
+    async with client_of(process.address) as newcomer:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await newcomer.stub.GetStudent(pb.GetStudentRequest(student_id=1), timeout=2)
+    for _, writer in silent:
+        writer.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import hmac
 import json
 import ssl
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ISSUER = "https://login.example.org"
@@ -92,6 +95,14 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
+def forged_with_public_key(provider: Provider) -> str:
+    """Signed with HS256, and the public key as the secret."""
+    secret = provider.key.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    head = unsigned({"alg": "HS256", "kid": "first"}, claims("registrar")).rpartition(".")[0]
+    signature = hmac.new(secret, head.encode(), hashlib.sha256).digest()
+    return f"{head}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
 class KeyServer:
     """What answers at the address of a key set: a body, a status, or nothing at all."""
 
@@ -99,6 +110,8 @@ class KeyServer:
         self.body = b"{}"
         self.status = 200
         self.silent = False
+        # How often it answers before it fails for good; None: always.
+        self.answers: int | None = None
         self.asked = 0
         self.address = ""
 
@@ -107,6 +120,8 @@ class KeyServer:
         try:
             await reader.readuntil(b"\r\n\r\n")
             self.asked += 1
+            if self.answers is not None and self.asked > self.answers:
+                self.status = 503
             if self.silent:
                 await reader.read()
             head = f"HTTP/1.1 {self.status} -\r\nContent-Length: {len(self.body)}\r\nConnection: close\r\n"

@@ -26,6 +26,10 @@ class Proxy:
         self.silent_before: bytes | None = None
         self.silent_after: bytes | None = None
         self.silences = 0
+        # Whoever sends this waits before it is passed on: `holding` says that somebody does, `released` lets go.
+        self.held_before: bytes | None = None
+        self.holding = asyncio.Event()
+        self.released = asyncio.Event()
         self._frozen = False
         self._silent: set[asyncio.StreamWriter] = set()
 
@@ -59,6 +63,10 @@ class Proxy:
             while data := await reader.read(65536):
                 if back is not None and self.sent:
                     self.sent(back, data)
+                if back is not None and self.held_before and self.held_before in data:
+                    self.held_before = None
+                    self.holding.set()
+                    await self.released.wait()
                 if back is not None and self.cut_before and self.cut_before in data:
                     self._cut(back)
                     break

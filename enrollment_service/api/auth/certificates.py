@@ -77,11 +77,16 @@ def credentials_for_itself(settings: Settings) -> tuple[grpc.ChannelCredentials,
     return grpc.ssl_channel_credentials(chain, **own), name
 
 
-def _name_in(certificate: x509.Certificate) -> str:
+def alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    """The names in a certificate; none where they are missing, or cannot be read."""
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "localhost"
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return x509.SubjectAlternativeName([])
+
+
+def _name_in(certificate: x509.Certificate) -> str:
+    names = alternative_names(certificate)
     hosts = names.get_values_for_type(x509.DNSName)
     return next(iter([*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]), "localhost")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from enrollment_service.api.auth.identity import Context, Identity, Metadata
+from typing import Any
+
+from grpc.aio import ServicerContext
+
 from enrollment_service.api.auth.keys import Keys, reader_of
 from enrollment_service.api.auth.peers import Peers
 from enrollment_service.api.auth.tokens import Tokens
+from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.errors import Unauthenticated
 from enrollment_service.settings import Settings
+from enrollment_service.telemetry.tracing import Metadata
 
 HEADER = "authorization"
 SCHEME = "bearer"
@@ -21,14 +26,14 @@ class Credentials:
         self._tokens = tokens
         self._peers = peers
 
-    async def identity_of(self, metadata: Metadata, context: Context) -> Identity:
+    async def caller_of(self, metadata: Metadata, context: ServicerContext[Any, Any]) -> Caller:
         """Whom the token names, or else the certificate."""
         if self._tokens is not None:
             token = _token_in(metadata)
             if token is not None:
-                return await self._tokens.identity_of(token)
+                return await self._tokens.caller_of(token)
         if self._peers is not None:
-            return self._peers.identity_of(context.auth_context())  # type: ignore[arg-type]
+            return self._peers.caller_of(context.auth_context())  # type: ignore[arg-type]
         raise Unauthenticated("no token")
 
     async def start(self) -> None:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from enrollment_service.api.auth.certificates import alternative_names
 from enrollment_service.api.auth.files import Watched
-from enrollment_service.api.auth.identity import Identity, is_subject
+from enrollment_service.api.auth.subjects import is_subject
 from enrollment_service.domain.caller import Caller, Role
 from enrollment_service.domain.errors import Unauthenticated
 
@@ -53,7 +54,7 @@ class Peers:
         # By the certificate itself; the oldest first.
         self._remembered: dict[bytes, _Certificate] = {}
 
-    def identity_of(self, auth_context: Mapping[str, Sequence[bytes]]) -> Identity:
+    def caller_of(self, auth_context: Mapping[str, Sequence[bytes]]) -> Caller:
         """Who is at the other end of a connection.
 
         Raises:
@@ -72,7 +73,7 @@ class Peers:
         roles = frozenset(role for name in mapped for role in known[name])
         # Whoever is in no table is known all the same, and may do nothing.
         _, subject = (mapped or certificate.names)[0]
-        return Identity(Caller(subject, roles), certificate.expires)
+        return Caller(subject, roles)
 
     def _remember(self, pem: bytes) -> _Certificate:
         # The names that gRPC tells end at a NUL.
@@ -85,10 +86,7 @@ class Peers:
 
 
 def _names_in(certificate: x509.Certificate) -> list[Names]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return []
+    names = alternative_names(certificate)
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     hosts = names.get_values_for_type(x509.DNSName)
     return [*(("uri", uri) for uri in uris), *(("dns", _normal("dns", host)) for host in hosts)]

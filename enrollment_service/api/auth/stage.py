@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from enrollment_service.api.auth.identity import ANYBODY, Context, Identity, Metadata
+from grpc.aio import ServicerContext
+
+from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.settings import Settings
+from enrollment_service.telemetry.tracing import Metadata
 
 
 class Authentication(Protocol):
     """A way to find out who calls."""
 
-    async def identity_of(self, metadata: Metadata, context: Context) -> Identity:
+    async def caller_of(self, metadata: Metadata, context: ServicerContext[Any, Any]) -> Caller:
         """Who makes a call that came with this metadata.
 
         Raises:
@@ -28,9 +31,9 @@ class Authentication(Protocol):
 class Anybody:
     """Nobody is asked."""
 
-    async def identity_of(self, _: Metadata, __: Context) -> Identity:
+    async def caller_of(self, _: Metadata, __: ServicerContext[Any, Any]) -> Caller:
         """Somebody who may do everything."""
-        return ANYBODY
+        return ANONYMOUS
 
     async def start(self) -> None:
         """Nothing to do."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jwt
 from jwt.exceptions import PyJWTError
 
-from enrollment_service.api.auth.identity import Identity, is_subject
 from enrollment_service.api.auth.keys import ALGORITHMS, Keys
+from enrollment_service.api.auth.subjects import is_subject
 from enrollment_service.domain.caller import Caller, Role
 from enrollment_service.domain.errors import Unauthenticated
 
@@ -21,12 +21,26 @@ CLOCK_SKEW_SECONDS = 30.0
 MAX_REMEMBERED = 10_000
 MAX_ID = 2**63 - 1
 MAX_ID_DIGITS = len(str(MAX_ID))
+# What the library raises, and what numbers and nesting without limits raise inside it.
+_FAILURES = (PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+# For the log; nothing of the token.
+_CAUSES: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "token expired",
+    jwt.ImmatureSignatureError: "token not valid yet",
+    jwt.InvalidAudienceError: "wrong audience",
+    jwt.InvalidIssuerError: "wrong issuer",
+    jwt.InvalidSignatureError: "wrong signature",
+    jwt.InvalidAlgorithmError: "algorithm not accepted",
+    jwt.MissingRequiredClaimError: "claim missing",
+}
+_ROLES = {str(role): role for role in Role}
 
 
 class _Remembered(NamedTuple):
-    """A token that was verified, with the keys of that time."""
+    """What a token said that was verified with the keys of that time; it expires in seconds since the epoch."""
 
-    identity: Identity
+    caller: Caller
+    expires: float
     generation: int
 
 
@@ -50,7 +64,7 @@ class Tokens:
         # By their digest, so that no token lies about in memory; the oldest first.
         self._remembered: dict[bytes, _Remembered] = {}
 
-    async def identity_of(self, token: str) -> Identity:
+    async def caller_of(self, token: str) -> Caller:
         """Who bears a token.
 
         Raises:
@@ -60,14 +74,14 @@ class Tokens:
             raise Unauthenticated("token too long")
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._remembered.get(digest)
-        if found and found.identity.expires > time.time() and found.generation == self._keys.generation:
-            return found.identity
-        generation = self._keys.generation
-        identity = await self._verified(token)
-        self._remember(digest, _Remembered(identity, generation))
-        return identity
+        if found and found.expires > time.time() and found.generation == self._keys.generation:
+            return found.caller
+        verified = await self._verified(token)
+        self._remember(digest, verified)
+        return verified.caller
 
-    async def _verified(self, token: str) -> Identity:
+    async def _verified(self, token: str) -> _Remembered:
+        generation = self._keys.generation
         try:
             header = jwt.get_unverified_header(token)
             key_id, algorithm = header.get("kid"), header.get("alg")
@@ -85,37 +99,23 @@ class Tokens:
                 leeway=CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-            return self._identity_in(claims)
+            expires = int(claims["exp"]) + CLOCK_SKEW_SECONDS
+            return _Remembered(self._caller_in(claims), expires, generation)
         except _FAILURES as error:
             raise Unauthenticated(_CAUSES.get(type(error), "token malformed")) from None
 
-    def _identity_in(self, claims: Mapping[str, Any]) -> Identity:
+    def _caller_in(self, claims: Mapping[str, Any]) -> Caller:
         subject = claims["sub"]
         if not is_subject(subject):
             raise Unauthenticated("subject not usable")
         roles, student_id = _roles_in(claims.get(self._roles_claim)), _student_id_in(claims.get(self._student_claim))
-        return Identity(Caller(subject, roles, student_id), int(claims["exp"]) + CLOCK_SKEW_SECONDS)
+        return Caller(subject, roles, student_id)
 
     def _remember(self, digest: bytes, verified: _Remembered) -> None:
         self._remembered.pop(digest, None)
         if len(self._remembered) >= MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[digest] = verified
-
-
-# What the library raises, and what numbers and nesting without limits raise inside it.
-_FAILURES = (PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
-# For the log; nothing of the token.
-_CAUSES: dict[type[Exception], str] = {
-    jwt.ExpiredSignatureError: "token expired",
-    jwt.ImmatureSignatureError: "token not valid yet",
-    jwt.InvalidAudienceError: "wrong audience",
-    jwt.InvalidIssuerError: "wrong issuer",
-    jwt.InvalidSignatureError: "wrong signature",
-    jwt.InvalidAlgorithmError: "algorithm not accepted",
-    jwt.MissingRequiredClaimError: "claim missing",
-}
-_ROLES = {str(role): role for role in Role}
 
 
 def _roles_in(claim: object) -> frozenset[Role]:

@@ -18,6 +18,7 @@ from tests.support.locks import until
 from tests.support.processes import Processes
 from tests.support.provider import KeyServer, Provider, SigningKey, claims, key_server, key_set
 from tests.support.refusals import refused
+from tests.support.services import Service
 
 PATIENCE = 20.0
 
@@ -63,6 +64,12 @@ async def until_refused(client: Client) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+async def refreshing(start_service: StartService, provider: Provider) -> Service:
+    """A service that reads the provider's keys every second, and when it meets an unknown one."""
+    return await start_service(**provider.settings, jwt_refresh_interval=1, jwt_refresh_cool_down=0.1)
+
+
 async def test_a_new_key_is_found_at_once_and_the_old_one_is_revoked(
     start_service: StartService, provider: Provider
 ) -> None:
@@ -77,24 +84,20 @@ async def test_a_new_key_is_found_at_once_and_the_old_one_is_revoked(
 
 
 async def test_a_key_that_was_taken_back_counts_no_more_after_the_next_refresh(
-    start_service: StartService, provider: Provider
+    refreshing: Service, provider: Provider
 ) -> None:
-    service = await start_service(**provider.settings, jwt_refresh_interval=1)
-    old = service.client.bearing(provider.token("reader"))
+    old = refreshing.client.bearing(provider.token("reader"))
     assert await let_in(old)
     provider.publish(SigningKey("second"))
     await until_refused(old)
 
 
-async def test_a_key_that_was_replaced_under_its_id_counts_no_more(
-    start_service: StartService, provider: Provider
-) -> None:
-    service = await start_service(**provider.settings, jwt_refresh_interval=1)
-    old = service.client.bearing(provider.token("reader"))
+async def test_a_key_that_was_replaced_under_its_id_counts_no_more(refreshing: Service, provider: Provider) -> None:
+    old = refreshing.client.bearing(provider.token("reader"))
     assert await let_in(old)
     fresh = SigningKey("first")
     provider.publish(fresh)
-    await until_let_in(service.client.bearing(fresh.sign(claims("reader"))))
+    await until_let_in(refreshing.client.bearing(fresh.sign(claims("reader"))))
     assert not await let_in(old)
 
 
@@ -126,26 +129,24 @@ async def test_keys_that_can_be_used_by_nobody_safely_are_left_out(
         assert not await let_in(service.client.bearing(other))
 
 
-async def test_an_odd_set_does_not_end_the_refresh(start_service: StartService, provider: Provider) -> None:
-    service = await start_service(**provider.settings, jwt_refresh_interval=1, jwt_refresh_cool_down=0.1)
-    old = service.client.bearing(provider.token("reader"))
+async def test_an_odd_set_does_not_end_the_refresh(refreshing: Service, provider: Provider) -> None:
+    old = refreshing.client.bearing(provider.token("reader"))
     assert await let_in(old)
     for entry in ({"kty": "RSA", "alg": ["RS256"]}, {"kty": "RSA", "alg": "none"}, {"kty": ["EC"], "crv": {}}, None):
         provider.file.write_text(json.dumps({"keys": [entry]}))
-        assert not await let_in(service.client.bearing(SigningKey("second").sign(claims("reader"))))
+        assert not await let_in(refreshing.client.bearing(SigningKey("second").sign(claims("reader"))))
         assert await let_in(old)
     provider.publish(SigningKey("second"))
     await until_refused(old)
 
 
 async def test_a_set_that_cannot_be_used_any_more_leaves_what_was_known(
-    start_service: StartService, provider: Provider
+    refreshing: Service, provider: Provider
 ) -> None:
-    service = await start_service(**provider.settings, jwt_refresh_cool_down=0.1)
-    client = service.client.bearing(provider.token("reader"))
+    client = refreshing.client.bearing(provider.token("reader"))
     for text in ("", "[]", "{}", '{"keys": 3}', '{"keys": []}', "\xff", '{"keys": [{"kty": "oct", "k": "x"}]}'):
         provider.file.write_text(text)
-        assert not await let_in(service.client.bearing(SigningKey("second").sign(claims("reader"))))
+        assert not await let_in(refreshing.client.bearing(SigningKey("second").sign(claims("reader"))))
         assert await let_in(client)
     provider.file.unlink()
     assert await let_in(client)
@@ -210,6 +211,23 @@ async def test_a_server_waits_for_keys_from_an_address_and_can_be_stopped_meanwh
     # SSL_CERT_FILE is not set for this process.
     assert all(problem.startswith("certificate not trusted: ") for problem in problems())
     assert await waiting.stop() == 0
+
+
+async def test_an_issuer_that_fails_just_when_a_server_starts_does_not_end_it(
+    processes: Processes, provider: Provider, authority: Authority, keys: KeyServer
+) -> None:
+    keys.body = key_set(provider.key).encode()
+    keys.answers = 1
+    settings = provider.settings | {"jwt_jwks": keys.address, "jwt_refresh_cool_down": "0.1"}
+    variables = {name.upper(): value for name, value in settings.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", f"{authority.file}")
+        _, client = await processes.start(**variables)
+    assert keys.asked > 1
+    bearer = client.bearing(provider.token("reader"))
+    assert not await let_in(bearer)
+    keys.answers, keys.status = None, 200
+    await until_let_in(bearer)
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", '{"keys": []}'])

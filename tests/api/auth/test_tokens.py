@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from enrollment_service.api.auth.tokens import CLOCK_SKEW_SECONDS
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
 from tests.support.client import PATIENCE, Client
 from tests.support.databases import Connection
-from tests.support.provider import Provider, SigningKey, bearer, claims, unsigned
+from tests.support.provider import Provider, SigningKey, bearer, claims, forged_with_public_key, unsigned
 from tests.support.refusals import refused
 from tests.support.services import Service, ServiceLog
 
@@ -39,14 +36,6 @@ async def guarded(start_service: StartService, provider: Provider) -> Service:
 
 async def calls_with(client: Client, *metadata: tuple[str, Any]) -> None:
     await client.stub.ListCourses(pb.ListCoursesRequest(), timeout=PATIENCE, metadata=metadata)
-
-
-def forged_with_public_key(provider: Provider) -> str:
-    """Signed with HS256, and the public key as the secret."""
-    secret = provider.key.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    head = unsigned({"alg": "HS256", "kid": "first"}, claims("registrar")).rpartition(".")[0]
-    signature = hmac.new(secret, head.encode(), hashlib.sha256).digest()
-    return f"{head}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
 def tampered(provider: Provider) -> str:
