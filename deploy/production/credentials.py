@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import secrets
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,6 @@ OWNER = 10001
 LIFETIME = timedelta(days=30)
 ISSUER = "login.example.org"
 AUDIENCE = "enrollment"
-KEY_ID = "compose"
 CERTIFICATES: dict[str, list[x509.GeneralName]] = {
     "server": [
         x509.DNSName("production"),
@@ -42,8 +42,9 @@ def write(folder: Path, name: str, data: bytes) -> None:
     """Replaces a file in one step; only the service's user may read it."""
     fresh = folder / f".{name}"
     fresh.unlink(missing_ok=True)
-    fresh.touch(0o400)
-    fresh.write_bytes(data)
+    # In one step: without its capabilities, not even root may open a file to write that may only be read.
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+        file.write(data)
     if os.geteuid() == 0:
         os.chown(fresh, OWNER, OWNER)
     fresh.replace(folder / name)
@@ -89,13 +90,14 @@ def make_certificates(folder: Path) -> None:
 
 
 def make_token(folder: Path) -> None:
-    """A key set, and a token of a reader."""
+    """A key set, and a token of a reader. A new key has a new id, so that a server that runs looks for it at once."""
+    key_id = secrets.token_hex(8)
     key = ec.generate_private_key(ec.SECP256R1())
-    public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": KEY_ID, "use": "sig", "alg": "ES256"}
+    public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": key_id, "use": "sig", "alg": "ES256"}
     write(folder, "keys.json", json.dumps({"keys": [public]}).encode())
     expires = int(time.time() + LIFETIME.total_seconds())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "catalog", "exp": expires, "roles": ["reader"]}
-    write(folder, "catalog.token", jwt.encode(claims, key, "ES256", headers={"kid": KEY_ID}).encode())
+    write(folder, "catalog.token", jwt.encode(claims, key, "ES256", headers={"kid": key_id}).encode())
 
 
 if __name__ == "__main__":
