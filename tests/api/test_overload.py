@@ -17,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from benchmarks import dataset
+from benchmarks.contestants import ContestantError
 from benchmarks.generator import Generator, GeneratorError, build
 from benchmarks.scale import Scale
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -237,7 +238,10 @@ async def overloaded(process: ServerProcess, generator: Generator, mode: str) ->
         in_time = generator.overload(process.address, mode, SMALL, TIMES * best)
         resident_mb = psutil.Process(process.pid).memory_info().rss / 1e6
         # The last call of the overload ends a second after it, and this begins to count another second later.
-        after = generator.drive(process.address, mode, SMALL, seconds=SMALL.short_seconds).rate
+        try:
+            after = generator.drive(process.address, mode, SMALL, seconds=SMALL.short_seconds).rate
+        except ContestantError:  # hardly anything is answered: the queue is still there
+            after = 0
         return Slice(in_time / best, after / best, resident_mb)
 
     return await asyncio.to_thread(run)
@@ -265,5 +269,7 @@ async def test_without_limits_answers_come_too_late_and_the_queue_outlasts_the_o
     await dataset.load(connection, SMALL)
     process, _ = await processes.start(("-c", UNLIMITED_QUEUE))
     generator.fresh_database()
-    slice_ = await overloaded(process, generator, "list")
-    assert slice_.in_time < GATE or slice_.after < FULL_SPEED, slice_
+    # The best that a disturbed slice starts from is too low, and three times that is no overload.
+    slices = [await overloaded(process, generator, "list") for _ in range(SLICES)]
+    assert min(one.in_time for one in slices) < GATE, slices
+    assert median(one.in_time for one in slices) < GATE or median(one.after for one in slices) < FULL_SPEED, slices
