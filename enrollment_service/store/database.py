@@ -15,7 +15,7 @@ from sqlalchemy.sql.expression import ColumnElement
 from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
-from enrollment_service.store.events import check_log
+from enrollment_service.store.events import check_log, give_new_epoch
 from enrollment_service.store.pool import Pool, driver_of, watch_over
 from enrollment_service.store.probe import Probe
 from enrollment_service.store.rights import check_may_migrate
@@ -157,6 +157,14 @@ class Database:
         """
         async with self._pool.taken() as connection:
             await check_log(await driver_of(connection))
+
+    async def give_new_epoch(self) -> None:
+        """Has this database written the whole event log, however long that takes; all resume tokens expire."""
+        async with self._pool.taken() as connection:
+            driver = await driver_of(connection)
+            async with driver.transaction():
+                await driver.execute("SET LOCAL statement_timeout = 0")
+                await give_new_epoch(driver)
 
     async def check_may_migrate(self) -> None:
         """Returns if the role of the settings may change the schema.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import time
 import uuid
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enrollment_service.api import resume
+from enrollment_service.api.auth.tokens import CLOCK_SKEW_SECONDS
+from enrollment_service.domain.feed import Mark, Place, Scope, Snapshot
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
 from tests.support.client import Client
 from tests.support.databases import Connection
+from tests.support.provider import Provider
 from tests.support.refusals import refused
 from tests.support.watching import check_order, events_of, history, key_of, watching
 
@@ -194,3 +201,109 @@ async def test_many_watchers_come_at_once(client: Client) -> None:
         await client.unenroll(students[0], courses[1])
         for watcher in watchers:
             await watcher.until(lambda one: len(one.events) == 4)
+
+
+async def test_a_student_sees_its_own_events_and_no_others(start_service: StartService, tmp_path: Path) -> None:
+    provider = Provider(tmp_path)
+    client = (await start_service(**provider.settings)).client
+    registrar = client.bearing(provider.token("registrar"))
+    students, _ = await morning(registrar)
+    student = client.bearing(provider.token("student", student_id=students[1]))
+    events = await events_of(student, student_id=students[1])
+    assert {event.student_id for event in events} == {students[1]}
+    assert {event.actor for event in events} == {"somebody"}
+    for fields in ({}, {"course_id": 1}, {"student_id": students[0]}):
+        with refused("PERMISSION_DENIED", "PERMISSION_DENIED", metadata={}):
+            await history(student, **fields)
+    # A token of somebody else opens nothing either.
+    (others,) = await history(registrar, student_id=students[0])
+    with refused("INVALID_ARGUMENT", "RESUME_TOKEN_INVALID"):
+        await history(student, student_id=students[1], resume_token=others.resume_token)
+    reader = client.bearing(provider.token("reader"))
+    assert len(await events_of(reader)) == len(await events_of(registrar))
+
+
+async def test_a_stream_ends_with_the_credentials_that_opened_it(start_service: StartService, tmp_path: Path) -> None:
+    provider = Provider(tmp_path)
+    client = (await start_service(watch_heartbeat=0.1, **provider.settings)).client
+    expires = int(time.time()) + 3
+    token = provider.token("reader", exp=expires - CLOCK_SKEW_SECONDS)
+    async with watching(client.bearing(token)) as watcher:
+        with refused("UNAUTHENTICATED", "UNAUTHENTICATED", metadata={}):
+            await watcher.ended()
+        assert time.time() >= expires
+        token = watcher.token
+    fresh = client.bearing(provider.token("reader"))
+    assert await events_of(fresh, resume_token=token) == []
+
+
+CURRENT = Place(Snapshot(700, 705, (700, 703)), "0123456789abcdef", 1, 100)
+
+
+def token_with(*parts: object) -> str:
+    """A token whose check fits, whatever is in it."""
+    payload = "|".join(map(str, parts)).encode()
+    return base64.urlsafe_b64encode(resume._check(Scope(), payload) + payload).decode().rstrip("=")
+
+
+def test_a_token_says_what_was_put_into_it() -> None:
+    for mark in (
+        Mark(CURRENT),
+        Mark(CURRENT, Snapshot(3, 3), (7, 9)),
+        Mark(CURRENT, Snapshot(650, 652, (651,)), (1, 0)),
+    ):
+        assert resume.decode(Scope(), resume.encode(Scope(), mark)) == mark
+        assert resume.decode(Scope(course_id=1), resume.encode(Scope(), mark)) is None
+
+
+EPOCH = CURRENT.epoch
+GARBAGE = {
+    "no base64": "!",
+    "not ascii": "\u00e9",
+    "too short": "AAAA",
+    "damaged": resume.encode(Scope(), Mark(CURRENT))[:-3] + "AAA",
+    "another version": token_with(2, EPOCH, 1, 100, "700,5"),
+    "nothing in it": token_with(),
+    "too little": token_with(1, EPOCH, 1, 100),
+    "too much": token_with(1, EPOCH, 1, 100, "700,5", "3,0", "1,1", "1"),
+    "no epoch": token_with(1, "x" * 16, 1, 100, "700,5"),
+    "no timeline": token_with(1, EPOCH, "-1", 100, "700,5"),
+    "no number": token_with(1, EPOCH, 1, "1_0", "700,5"),
+    "too large": token_with(1, EPOCH, 1, 2**63, "700,5"),
+    "far too large": token_with(1, EPOCH, 1, "9" * 5_000, "700,5"),
+    "no snapshot": token_with(1, EPOCH, 1, 100, ""),
+    "before the first": token_with(1, EPOCH, 1, 100, "0,1"),
+    "beyond the last": token_with(1, EPOCH, 1, 100, f"{2**63 - 1},1"),
+    "not ascending": token_with(1, EPOCH, 1, 100, "700,5,3,1"),
+    "not within": token_with(1, EPOCH, 1, 100, "700,5,5"),
+    "no key": token_with(1, EPOCH, 1, 100, "700,5", "3,0", "1"),
+    "written otherwise": token_with(1, EPOCH, "01", 100, "700,5"),
+    "too long": "A" * (resume.MAX_LENGTH + 1),
+}
+
+
+@pytest.mark.parametrize("token", GARBAGE.values(), ids=GARBAGE)
+async def test_what_is_no_token_of_ours_is_refused(client: Client, token: str) -> None:
+    with refused(
+        "INVALID_ARGUMENT", "RESUME_TOKEN_INVALID", fields=["resume_token"], metadata={"field": "resume_token"}
+    ):
+        await history(client, resume_token=token)
+
+
+async def test_a_forged_token_shows_no_more_than_none(client: Client) -> None:
+    """Its check fits and it is of this log, so it counts, if it is not of the future."""
+    await morning(client)
+    (told,) = await history(client)
+    mark = resume.decode(Scope(), told.resume_token)
+    assert mark is not None
+    place = mark.place
+    early = resume.encode(Scope(), Mark(place, Snapshot(3, 3), (0, 0)))
+    assert await events_of(client, resume_token=early) == list(told.events)
+    future = place.snapshot._replace(xmax=place.snapshot.xmax + 1_000_000)
+    for forged in (Mark(place._replace(snapshot=future)), Mark(place, future, (0, 0))):
+        with refused("INVALID_ARGUMENT", "RESUME_TOKEN_INVALID"):
+            await history(client, resume_token=resume.encode(Scope(), forged))
+    # Of another history, or of one that this one has not come to: such tokens were good elsewhere.
+    for changed in ({"timeline": 2}, {"epoch": "f" * 16}, {"position": 2**62}):
+        with refused("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED"):
+            await history(client, resume_token=resume.encode(Scope(), Mark(place._replace(**changed))))

@@ -29,13 +29,10 @@ class Watcher:
             pb.WatchEnrollmentEventsRequest(**({"follow": True} | fields)), metadata=client.metadata
         )
         self.messages: list[pb.WatchEnrollmentEventsResponse] = []
+        # All of their events.
+        self.events: list[pb.EnrollmentEvent] = []
         self._news = asyncio.Condition()
         self._reading = asyncio.create_task(self._read())
-
-    @property
-    def events(self) -> list[pb.EnrollmentEvent]:
-        """All events so far."""
-        return [event for message in self.messages for event in message.events]
 
     @property
     def keys(self) -> list[Key]:
@@ -75,6 +72,7 @@ class Watcher:
             while (message := await self._call.read()) is not grpc.aio.EOF:
                 async with self._news:
                     self.messages.append(message)
+                    self.events += message.events
                     self._news.notify_all()
         finally:
             async with self._news:
