@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from tests.conftest import StartService
 from tests.support.client import PATIENCE, Client, client_of
 from tests.support.databases import Connection, PostgresServer, connected
 from tests.support.processes import Processes, run_command
+from tests.support.proxy import proxied
 from tests.support.refusals import refused
-from tests.support.services import service_on
+from tests.support.services import Service, service_on
 from tests.support.watching import Key, Watcher, check_order, events_of, history, key_of, watching
 
 # What a server writes, by hand.
@@ -318,3 +319,68 @@ async def test_a_new_epoch_lets_tokens_expire_and_foreign_events_be_seen(
     assert [key_of(one) for one in await events_of(client)] == [(course, 1)]
     with refused("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED"):
         await history(client, resume_token=told.resume_token)
+
+
+OTHERS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = $1"
+
+
+async def test_a_lost_connection_costs_a_watcher_nothing(
+    client: Client, connection: Connection, postgres_server: PostgresServer
+) -> None:
+    (course,), students = await client.courses(1), await client.students(3)
+    async with watching(client) as watcher:
+        for number, student in enumerate(students):
+            await client.enroll(student, course)
+            await connection.fetch(OTHERS, postgres_server.app_role)
+            await watcher.until(lambda one, number=number: (course, number + 2) in one.keys)  # type: ignore[misc]
+        check_order(watcher.events)
+
+
+async def test_without_a_database_watchers_are_told_and_may_come_back(
+    start_service: StartService, app_url: str
+) -> None:
+    async with proxied(app_url) as (proxy, url), service_on(url) as service:
+        other = (await start_service()).client
+        (course,) = await other.courses(1)
+        watcher = Watcher(service.client)
+        await watcher.caught_up()
+        proxy.refuse()
+        with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE") as refusal:
+            await watcher.ended()
+        assert refusal.retry_delay == 1
+        with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+            await history(service.client)
+        (student,) = await other.students(1)
+        await other.enroll(student, course)
+        proxy.refusing = False
+        async with watching(service.client, resume_token=watcher.token) as again:
+            assert again.keys == [(course, 2)]
+
+
+async def test_another_history_ends_whoever_follows(client: Client, connection: Connection) -> None:
+    """A failover under a running server: the next look finds another log."""
+    await client.courses(1)
+    watcher = Watcher(client)
+    await watcher.caught_up()
+    await connection.execute("UPDATE feed_epoch SET epoch = gen_random_uuid()")
+    with refused("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED"):
+        await watcher.ended()
+    async with watching(client) as anew:
+        assert len(anew.events) == 1
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """Returns once something is true in this process."""
+    async with asyncio.timeout(PATIENCE):
+        while not fact():  # noqa: ASYNC110 - the poller's own
+            await asyncio.sleep(0.01)
+
+
+async def test_nobody_looks_while_nobody_watches(service: Service) -> None:
+    feed = service.app._feed
+    assert feed._poller is None
+    for _ in range(2):
+        async with watching(service.client):
+            await until(lambda: feed._place is not None)
+        await until(lambda: feed._place is None)
+        assert not feed._by_scope
