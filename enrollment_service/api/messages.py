@@ -101,8 +101,7 @@ def course_students_page(page: Page, found: CourseStudents) -> pb.ListCourseStud
     """A page of the students of a course."""
     scope = Scope(course_id=found.course.course.course_id)
     given = Given.of(page.carried) if page.carried else Given.at(scope, found.place, found.last_sequence)
-    page = page._replace(carried=given.text)
-    enrollments, token = page.cut(found.roster, enrollment_message, message_size, _place_in_roster)
+    enrollments, token = page.cut(found.roster, enrollment_message, message_size, _place_in_roster, given.carried)
     return pb.ListCourseStudentsResponse(
         course=course_message(found.course),
         enrollments=enrollments,

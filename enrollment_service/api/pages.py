@@ -31,7 +31,7 @@ Row = TypeVar("Row")
 class Page(NamedTuple):
     """Which page of a list is wanted.
 
-    `scope` says which list: the method and its filter. `carried` is what the first page gives to all that follow.
+    `scope` says which list: the method and its filter. `carried` is what the first page has given to this one.
     """
 
     scope: str
@@ -50,6 +50,7 @@ class Page(NamedTuple):
         encode: Callable[[Record], Row],
         size: Callable[[Row], int],
         key: Callable[[Record], Key],
+        carried: Callable[[], str] = str,
     ) -> tuple[list[Row], str]:
         """As many rows as fit in the page, and the token for the rest; an empty one if there is none.
 
@@ -58,6 +59,7 @@ class Page(NamedTuple):
             encode: makes a row of the answer from a record.
             size: of a row, in bytes.
             key: where a page that begins after this record goes on.
+            carried: what the token carries along.
         """
         rows: list[Row] = []
         total = 0
@@ -65,7 +67,7 @@ class Page(NamedTuple):
             row = encode(record)
             total += size(row)
             if len(rows) == self.limit or (rows and total > MAX_PAGE_BYTES):
-                return rows, _encode(self.scope, key(found[len(rows) - 1]), self.carried)
+                return rows, _encode(self.scope, key(found[len(rows) - 1]), carried())
             rows.append(row)
         return rows, ""
 

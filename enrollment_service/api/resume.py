@@ -72,8 +72,7 @@ class Given(NamedTuple):
         token, _, sequence = carried.partition(",")
         return cls(token, int(sequence))
 
-    @property
-    def text(self) -> str:
+    def carried(self) -> str:
         """As page tokens carry it."""
         return f"{self.token},{self.sequence}"
 

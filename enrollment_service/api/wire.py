@@ -77,8 +77,9 @@ def student_courses_page(page: Page, found: StudentCourses) -> bytes:
     student_id = found.student.student_id
     student = _STUDENT_ID + varint(student_id)
     given = Given.of(page.carried) if page.carried else Given.at(Scope(student_id=student_id), found.place)
-    page = page._replace(carried=given.text)
-    rows, token = page.cut(found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,))
+    rows, token = page.cut(
+        found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,), given.carried
+    )
     head = pb.ListStudentCoursesResponse(
         student=messages.student_message(found.student), next_page_token=token, resume_token=given.token
     )
