@@ -19,6 +19,7 @@ from enrollment_service.api.drain import Drain
 from enrollment_service.api.health import READY, Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
+from enrollment_service.engine.feed import Feed
 from enrollment_service.engine.housekeeping import purge_for_ever
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.readiness import Readiness
@@ -49,14 +50,15 @@ class App:
         self._database = Database(settings, clock)
         self._writer = Writer(self._database, settings)
         self._reader = Reader(self._database, settings)
+        self._feed = Feed(self._database, settings, self._reader.lists)
         self._health = Health()
         self._readiness = Readiness(self._database, lambda ready: self._health.set([READY], serving=ready))
         self._drain = Drain()
         self._authentication = authentication_of(settings)
-        servicer = Servicer(self._writer, self._reader, settings.stream_idle_timeout)
+        servicer = Servicer(self._writer, self._reader, self._feed, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
         self._housekeeping: asyncio.Task[None] | None = None
-        parts = (self._writer, self._reader, self._database, self._drain)
+        parts = (self._writer, self._reader, self._feed, self._database, self._drain)
         self._sampler = Sampler([sample for part in parts for sample in part.samples()])
         self._sampling: asyncio.Task[None] | None = None
         self.port = 0
@@ -66,9 +68,11 @@ class App:
 
         Raises:
             WrongSchemaError: the database is not migrated, or by another version.
+            MisconfiguredError: the event log was restored from another database.
             UnusableFileError: a certificate cannot be read, or is none.
         """
         await self._database.check_schema()
+        await self._database.check_log()
         await self._authentication.start()
         self.port = self._listen()
         await self._server.start()
@@ -101,6 +105,7 @@ class App:
         await asyncio.sleep(self._settings.shutdown_delay)
         self._health.end_watches()
         self._drain.begin()
+        self._feed.end()
         patience_ends = asyncio.get_running_loop().time() + self._settings.shutdown_grace
         await self._finish_calls()
         await self._finish_batches(patience_ends)
@@ -125,7 +130,7 @@ class App:
 
     async def _finish_batches(self, patience_ends: float) -> None:
         """Lets batches under way commit, and cuts those that the database or a lock holds up."""
-        parts = (self._writer, self._reader, self._readiness)
+        parts = (self._writer, self._reader, self._feed, self._readiness)
         closing = {asyncio.create_task(part.close()) for part in parts}
         if self._housekeeping is not None:
             self._housekeeping.cancel()

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
@@ -151,10 +152,18 @@ class Stages:
             raise Refusal.of(
                 Reason.MALFORMED_REQUEST, "", "The bytes are not a request of this method.", method=call.method
             ) from None
+        self.authorize(request, call)
+        return request
+
+    def authorize(self, request: Message, call: Call) -> None:
+        """Returns if the caller may make this request.
+
+        Raises:
+            PermissionDenied: it may not.
+        """
         student_id: int = request.student_id if self._about_a_student else 0  # type: ignore[attr-defined]
         if not may_ask(call.caller, self._rule, student_id):
             raise PermissionDenied
-        return request
 
     async def admit_again(self, call: Call, context: Context) -> None:
         """Whether a stream may go on: its credentials may have expired or been taken back meanwhile.
@@ -241,13 +250,25 @@ def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], 
     return handle
 
 
-def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+def _unary_stream(stages: Stages, method: Callable[[Any, Call], AsyncGenerator[Any, None]]) -> Any:
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         call = stages.begin(context)
-        async for response in _answers(stages, call, context, lambda: method(stages.accept(data, call), call)):
+        async for response in _answers(stages, call, context, lambda: _allowed(stages, call, context, data, method)):
             yield response
 
     return handle
+
+
+async def _allowed(
+    stages: Stages, call: Call, context: Context, data: bytes, method: Callable[[Any, Call], AsyncGenerator[Any, None]]
+) -> AsyncGenerator[Any, None]:
+    """The answers to one request, each for as long as its caller may have it."""
+    request = stages.accept(data, call)
+    async with aclosing(method(request, call)) as answers:
+        async for answer in answers:
+            await stages.admit_again(call, context)
+            stages.authorize(request, call)
+            yield answer
 
 
 def _stream_stream(stages: Stages, method: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:

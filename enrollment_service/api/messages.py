@@ -5,10 +5,12 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from enrollment_service.api.pages import Page
+from enrollment_service.api.resume import Given
 from enrollment_service.api.timestamps import timestamp
 from enrollment_service.domain.commands import CourseId, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer, StudentId
+from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.queries import CourseStudents
-from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Student
+from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Event, Student
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 
@@ -97,9 +99,15 @@ def courses_page(page: Page, found: list[CountedCourse]) -> pb.ListCoursesRespon
 
 def course_students_page(page: Page, found: CourseStudents) -> pb.ListCourseStudentsResponse:
     """A page of the students of a course."""
-    enrollments, token = page.cut(found.roster, enrollment_message, message_size, _place_in_roster)
+    scope = Scope(course_id=found.course.course.course_id)
+    given = Given.of(page.carried) if page.carried else Given.at(scope, found.place, found.last_sequence)
+    enrollments, token = page.cut(found.roster, enrollment_message, message_size, _place_in_roster, given.carried)
     return pb.ListCourseStudentsResponse(
-        course=course_message(found.course), enrollments=enrollments, next_page_token=token
+        course=course_message(found.course),
+        enrollments=enrollments,
+        next_page_token=token,
+        resume_token=given.token,
+        sequence=given.sequence,
     )
 
 
@@ -107,6 +115,27 @@ def _place_in_roster(view: EnrollmentView) -> tuple[int, int]:
     """First the enrolled by student id, then the waiters by ticket."""
     enrollment = view.enrollment
     return enrollment.state, enrollment.student_id if enrollment.state == ENROLLED else enrollment.sequence
+
+
+def event_message(event: Event) -> pb.EnrollmentEvent:
+    """An event of the log."""
+    return pb.EnrollmentEvent(
+        course_id=event.course_id,
+        sequence=event.sequence,
+        kind=event.kind,  # type: ignore[arg-type]
+        student_id=event.student_id or 0,
+        previous_state=event.previous_state,  # type: ignore[arg-type]
+        state=event.state,  # type: ignore[arg-type]
+        waitlist_position=event.waitlist_position,
+        enrolled_count=event.enrolled_count,
+        waitlisted_count=event.waitlisted_count,
+        capacity=event.capacity,
+        changed_fields=event.changed_fields or (),
+        event_time=timestamp(event.event_time),
+        request_id="" if event.request_id is None else str(event.request_id),
+        actor=event.actor,
+        reason=event.reason,
+    )
 
 
 def import_message(chunk_id: int, answer: ImportAnswer) -> pb.ImportEnrollmentsResponse:

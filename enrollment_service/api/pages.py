@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -28,11 +29,15 @@ Row = TypeVar("Row")
 
 
 class Page(NamedTuple):
-    """Which page of a list is wanted. `scope` says which list: the method and its filter."""
+    """Which page of a list is wanted.
+
+    `scope` says which list: the method and its filter. `carried` is what the first page has given to this one.
+    """
 
     scope: str
     after: Key
     limit: int
+    carried: str = ""
 
     @property
     def rows_to_read(self) -> int:
@@ -45,6 +50,7 @@ class Page(NamedTuple):
         encode: Callable[[Record], Row],
         size: Callable[[Row], int],
         key: Callable[[Record], Key],
+        carried: Callable[[], str] = str,
     ) -> tuple[list[Row], str]:
         """As many rows as fit in the page, and the token for the rest; an empty one if there is none.
 
@@ -53,6 +59,7 @@ class Page(NamedTuple):
             encode: makes a row of the answer from a record.
             size: of a row, in bytes.
             key: where a page that begins after this record goes on.
+            carried: what the token carries along.
         """
         rows: list[Row] = []
         total = 0
@@ -60,12 +67,19 @@ class Page(NamedTuple):
             row = encode(record)
             total += size(row)
             if len(rows) == self.limit or (rows and total > MAX_PAGE_BYTES):
-                return rows, _encode(self.scope, key(found[len(rows) - 1]))
+                return rows, _encode(self.scope, key(found[len(rows) - 1]), carried())
             rows.append(row)
         return rows, ""
 
 
-def parse(found: list[Violation], scope: str, page_size: int, page_token: str, *ranges: range) -> Page:
+def parse(
+    found: list[Violation],
+    scope: str,
+    page_size: int,
+    page_token: str,
+    *ranges: range,
+    carries: Callable[[str], bool] = operator.not_,
+) -> Page:
     """The page that a request asks for; what is wrong with it is added to `found`.
 
     Args:
@@ -74,30 +88,35 @@ def parse(found: list[Violation], scope: str, page_size: int, page_token: str, *
         page_size: rows per page, 0 for the default.
         page_token: where to go on, empty for the first page.
         ranges: which numbers the parts of a key may be; without any, a key is one id.
+        carries: whether a text may be what the pages of this list carry; by default they carry nothing.
     """
     if page_size < 0:
         found.append(invalid_field("page_size", "must be 0 or more"))
-    after = _decode(scope, page_token, ranges or (IDS,)) if page_token else (0,) * len(ranges or (IDS,))
-    if after is None:
+    decoded = _decode(scope, page_token, ranges or (IDS,)) if page_token else ((0,) * len(ranges or (IDS,)), "")
+    if decoded is None or (page_token and not carries(decoded[1])):
         found.append(_invalid_token())
-    return Page(scope, after or (), min(page_size or DEFAULT_ROWS, MAX_ROWS))
+    after, carried = decoded or ((), "")
+    return Page(scope, after, min(page_size or DEFAULT_ROWS, MAX_ROWS), carried)
 
 
-def _encode(scope: str, key: Key) -> str:
+def _encode(scope: str, key: Key, carried: str = "") -> str:
     """A token for the rows after `key` of the list that `scope` describes."""
     payload = ",".join(map(str, key)).encode()
+    if carried:
+        payload += b";" + carried.encode()
     return base64.urlsafe_b64encode(_check(scope, payload) + payload).decode().rstrip("=")
 
 
-def _decode(scope: str, token: str, ranges: Iterable[range]) -> Key | None:
-    """The key inside a token, or None for a token that is damaged, made up, or of another list."""
+def _decode(scope: str, token: str, ranges: Iterable[range]) -> tuple[Key, str] | None:
+    """The key and what is carried inside a token, or None for one that is damaged, made up, or of another list."""
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        key = tuple(map(int, raw[_CHECK_BYTES:].split(b",")))
+        numbers, _, carried = raw[_CHECK_BYTES:].partition(b";")
+        key, text = tuple(map(int, numbers.split(b","))), carried.decode("ascii")
         fits = all(number in allowed for number, allowed in zip(key, ranges, strict=True))
     except (ValueError, binascii.Error):
         return None
-    return key if fits and token == _encode(scope, key) else None
+    return (key, text) if fits and token == _encode(scope, key, text) else None
 
 
 def _check(scope: str, payload: bytes) -> bytes:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
-from enrollment_service.api import fields, pages
+from enrollment_service.api import fields, pages, resume
 from enrollment_service.api.pages import IDS, Page
 from enrollment_service.api.timestamps import moment_of
 from enrollment_service.domain.caller import Caller
@@ -32,6 +32,7 @@ from enrollment_service.domain.commands import (
     UpdateStudent,
 )
 from enrollment_service.domain.errors import Reason, Refusal, Violation, invalid_field
+from enrollment_service.domain.feed import Mark, Scope
 from enrollment_service.domain.queries import (
     CourseQuery,
     CoursesQuery,
@@ -342,7 +343,8 @@ def list_student_courses(request: pb.ListStudentCoursesRequest, _: Caller) -> tu
     fields.check_id(found, "student_id", request.student_id)
     states = fields.check_states(found, request.states)
     scope = f"ListStudentCourses {request.student_id} {states}"
-    page = pages.parse(found, scope, request.page_size, request.page_token)
+    carries = partial(resume.carries, Scope(student_id=request.student_id))
+    page = pages.parse(found, scope, request.page_size, request.page_token, carries=carries)
     _refuse_if(found)
     _refuse_as_of(request)
     return StudentCoursesQuery(request.student_id, page.after[0], page.rows_to_read, states), page
@@ -354,11 +356,28 @@ def list_course_students(request: pb.ListCourseStudentsRequest, _: Caller) -> tu
     fields.check_id(found, "course_id", request.course_id)
     states = fields.check_states(found, request.states)
     scope = f"ListCourseStudents {request.course_id} {states}"
-    page = pages.parse(found, scope, request.page_size, request.page_token, _STATES, IDS)
+    carries = partial(resume.carries, Scope(course_id=request.course_id))
+    page = pages.parse(found, scope, request.page_size, request.page_token, _STATES, IDS, carries=carries)
     _refuse_if(found)
     _refuse_as_of(request)
     state, key = page.after
     return CourseStudentsQuery(request.course_id, (state, key), page.rows_to_read, states), page
+
+
+def watch_enrollment_events(request: pb.WatchEnrollmentEventsRequest, _: Caller) -> tuple[Scope, Mark | None]:
+    """Whose events to watch, and from where on; None: from the beginning."""
+    found: list[Violation] = []
+    if request.course_id:
+        fields.check_id(found, "course_id", request.course_id)
+    if request.student_id:
+        fields.check_id(found, "student_id", request.student_id)
+    if request.course_id and request.student_id:
+        found.append(invalid_field("student_id", "must not be given together with course_id"))
+    _refuse_if(found)
+    scope = Scope(request.course_id, request.student_id)
+    mark = resume.parse(found, scope, request.resume_token)
+    _refuse_if(found)
+    return scope, mark
 
 
 def _refuse_as_of(request: Message) -> None:

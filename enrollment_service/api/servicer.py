@@ -5,11 +5,14 @@ What each method promises stands in the proto; what happens around it (errors, d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
 from enrollment_service.api.import_stream import import_chunks
+from enrollment_service.api.watch import watch_messages
+from enrollment_service.engine.feed import Feed
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.writer import Writer
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -19,9 +22,10 @@ from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceServicer
 class Servicer(EnrollmentServiceServicer):
     """The enrollment service."""
 
-    def __init__(self, writer: Writer, reader: Reader, max_idle_seconds: float) -> None:
+    def __init__(self, writer: Writer, reader: Reader, feed: Feed, max_idle_seconds: float) -> None:
         self._writer = writer
         self._reader = reader
+        self._feed = feed
         self._max_idle_seconds = max_idle_seconds
 
     # --- students -----------------------------------------------------------------------------------------------
@@ -110,6 +114,9 @@ class Servicer(EnrollmentServiceServicer):
 
     async def WatchEnrollmentEvents(
         self, request: pb.WatchEnrollmentEventsRequest, call: Call
-    ) -> AsyncIterator[pb.WatchEnrollmentEventsResponse]:
-        raise requests.not_built("WatchEnrollmentEvents")
-        yield  # makes this a stream
+    ) -> AsyncGenerator[bytes, None]:
+        scope, mark = requests.watch_enrollment_events(request, call.caller)
+        batches = self._feed.watch(scope, mark, follow=request.follow)
+        async with aclosing(watch_messages(batches, scope)) as answers:
+            async for answer in answers:
+                yield answer

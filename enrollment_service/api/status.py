@@ -19,6 +19,7 @@ MAX_DETAIL_BYTES = 4096
 
 RETRY_SECONDS = {
     Reason.OVERLOADED: 1,
+    Reason.WATCHER_TOO_SLOW: 1,
     Reason.DATABASE_UNAVAILABLE: 1,
     Reason.SHUTTING_DOWN: 1,
 }
@@ -51,7 +52,7 @@ _BY_CODE = {
     grpc.StatusCode.OUT_OF_RANGE: (Reason.RESUME_TOKEN_EXPIRED,),
     grpc.StatusCode.UNAUTHENTICATED: (Reason.UNAUTHENTICATED,),
     grpc.StatusCode.PERMISSION_DENIED: (Reason.PERMISSION_DENIED,),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (Reason.OVERLOADED, Reason.RATE_LIMITED),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (Reason.OVERLOADED, Reason.RATE_LIMITED, Reason.WATCHER_TOO_SLOW),
     grpc.StatusCode.UNAVAILABLE: (Reason.DATABASE_UNAVAILABLE, Reason.SHUTTING_DOWN),
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_EXCEEDED,),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.UNIMPLEMENTED,),
@@ -83,7 +84,7 @@ def metadata_of(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
 
 def _message(error: ServiceError) -> str:
     first = error.violations[0]
-    if first.reason in (Reason.INVALID_FIELD, Reason.PAGE_TOKEN_INVALID, Reason.REQUEST_ID_REUSED):
+    if CODES[first.reason] is grpc.StatusCode.INVALID_ARGUMENT and first.subject:
         return f"{first.subject}: {first.text}"
     return first.text
 

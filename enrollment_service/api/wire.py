@@ -10,7 +10,9 @@ from datetime import datetime
 
 from enrollment_service.api import messages
 from enrollment_service.api.pages import Page
+from enrollment_service.api.resume import Given
 from enrollment_service.api.timestamps import EPOCH
+from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.queries import HeldCourse, StudentCourses
 from enrollment_service.domain.records import Course
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -52,6 +54,11 @@ def _tags(message: type[object]) -> dict[str, bytes]:
     }
 
 
+def field(message: type[object], name: str, value: bytes) -> bytes:
+    """A text or a message, encoded already, as a field of another message."""
+    return _tag(message.DESCRIPTOR.fields_by_name[name].number, 2) + varint(len(value)) + value  # type: ignore[attr-defined]
+
+
 _RESPONSE = _tags(pb.ListStudentCoursesResponse)
 _ENROLLMENT = _tags(pb.Enrollment)
 _COURSE = _tags(pb.Course)
@@ -67,9 +74,15 @@ _ROWS = _RESPONSE["enrollments"]
 
 def student_courses_page(page: Page, found: StudentCourses) -> bytes:
     """The whole answer: a student and a page of their courses."""
-    student = _STUDENT_ID + varint(found.student.student_id)
-    rows, token = page.cut(found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,))
-    head = pb.ListStudentCoursesResponse(student=messages.student_message(found.student), next_page_token=token)
+    student_id = found.student.student_id
+    student = _STUDENT_ID + varint(student_id)
+    given = Given.of(page.carried) if page.carried else Given.at(Scope(student_id=student_id), found.place)
+    rows, token = page.cut(
+        found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,), given.carried
+    )
+    head = pb.ListStudentCoursesResponse(
+        student=messages.student_message(found.student), next_page_token=token, resume_token=given.token
+    )
     return b"".join([head.SerializeToString(), *rows])
 
 

@@ -13,6 +13,7 @@ from enrollment_service.cli.call import call
 from enrollment_service.cli.health import health
 from enrollment_service.cli.importer import import_
 from enrollment_service.cli.migrate import migrate
+from enrollment_service.cli.new_epoch import new_epoch
 from enrollment_service.cli.roles import roles
 from enrollment_service.cli.serve import serve, worker
 from enrollment_service.cli.verify import verify
@@ -26,5 +27,5 @@ def cli() -> None:
     """Enrollment Service: students, courses, and who sits in which course."""
 
 
-for _command in (serve, worker, migrate, roles, health, verify, call, import_):
+for _command in (serve, worker, migrate, roles, new_epoch, health, verify, call, import_):
     cli.add_command(_command)

@@ -273,11 +273,14 @@ class EnrollmentClient(Caller):
         return self.chunks("ImportEnrollments", chunks, answer_timeout=answer_timeout)
 
     def watch_enrollment_events(
-        self, *, course_id: int = 0, resume_token: str = "", follow: bool = True
+        self, *, course_id: int = 0, student_id: int = 0, resume_token: str = "", follow: bool = True
     ) -> AsyncGenerator[pb.WatchEnrollmentEventsResponse, None]:
         """Every committed change from the token on, in order per course, at least once.
 
-        A stream that breaks is resumed. Keep the resume_token of the last message that you have dealt with.
+        Of one course, of one student, or of all. A stream that breaks is resumed. Keep the resume_token of the last
+        message that you have dealt with; messages without events are heartbeats.
         """
-        request = pb.WatchEnrollmentEventsRequest(course_id=course_id, resume_token=resume_token, follow=follow)
+        request = pb.WatchEnrollmentEventsRequest(
+            course_id=course_id, student_id=student_id, resume_token=resume_token, follow=follow
+        )
         return self.watch("WatchEnrollmentEvents", request)

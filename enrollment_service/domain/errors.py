@@ -44,6 +44,7 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
+    WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,22 @@ class PermissionDenied(Refusal):
         super().__init__([Violation(Reason.PERMISSION_DENIED, "", "This caller may not do this.")])
 
 
+class WatcherTooSlow(Refusal):
+    """The watcher does not read as fast as events happen."""
+
+    def __init__(self) -> None:
+        text = "This watcher does not read as fast as events happen; go on from its last resume_token."
+        super().__init__([Violation(Reason.WATCHER_TOO_SLOW, "", text)])
+
+
+class ResumeTokenExpired(Refusal):
+    """What happened since the token was given out cannot be told any more."""
+
+    def __init__(self) -> None:
+        text = "What happened since this resume_token is not known any more; list again, then watch."
+        super().__init__([Violation(Reason.RESUME_TOKEN_EXPIRED, "", text, {"field": "resume_token"})])
+
+
 class DatabaseUnavailable(ServiceError):
     """The database does not answer; a change may or may not have happened."""
 
@@ -167,6 +184,12 @@ def not_enrolled(student_id: int, course_id: int) -> Violation:
 def invalid_field(name: str, text: str) -> Violation:
     """A request field with a value that no state of the database could make valid."""
     return Violation(Reason.INVALID_FIELD, name, text, {"field": name})
+
+
+def resume_token_invalid() -> Violation:
+    """A resume token that is none of ours, or was given out for something else."""
+    text = "is no token that was given out for this; list again, then watch"
+    return Violation(Reason.RESUME_TOKEN_INVALID, "resume_token", text, {"field": "resume_token"})
 
 
 def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> Refusal:

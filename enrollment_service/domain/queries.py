@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from enrollment_service.domain.feed import Place
 from enrollment_service.domain.records import CountedCourse, Course, EnrollmentView, Student
 
 
@@ -72,10 +73,14 @@ class HeldCourse(NamedTuple):
 
 
 class StudentCourses(NamedTuple):
-    """A student and a page of their courses: each enrollment with the details of its course."""
+    """A student and a page of their courses: each enrollment with the details of its course.
+
+    `place` is where in the log this was so; None if a standby has answered.
+    """
 
     student: Student
     held: Sequence[tuple[HeldCourse, Course]]
+    place: Place | None
 
 
 class CourseStudentsQuery(NamedTuple):
@@ -91,7 +96,12 @@ class CourseStudentsQuery(NamedTuple):
 
 
 class CourseStudents(NamedTuple):
-    """A course and a page of its students, all of one moment."""
+    """A course and a page of its students, all of one moment, and the sequence of the course's last event then.
+
+    `place` is where in the log that was; None if a standby has answered.
+    """
 
     course: CountedCourse
     roster: Sequence[EnrollmentView]
+    last_sequence: int
+    place: Place | None

@@ -155,3 +155,9 @@ class Event(NamedTuple):
     request_id: UUID | None
     actor: str
     reason: str
+
+
+class LoggedEvent(Event):
+    """An event as it was read from the log. `encoded` is where the door keeps the bytes it shows of it."""
+
+    encoded: bytes | None = None

@@ -45,6 +45,9 @@ class Reader:
     """Answers queries; the batched ones share one connection, the lists take turns on those of the pool.
 
     Every list may raise Overloaded: too many lists wait already.
+
+    Attributes:
+        lists: the turns, to be taken by whoever else borrows a connection of the pool.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -56,7 +59,7 @@ class Reader:
             max_waiting=settings.max_waiting,
             served=metrics.batches("reads"),
         )
-        self._lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
+        self.lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
 
     async def student(self, query: StudentQuery, deadline: float | None = None) -> Student:
         """A student.
@@ -114,7 +117,7 @@ class Reader:
         """What can be seen from outside."""
         return [
             (metrics.queue_depth("reads"), lambda: self._batcher.waiting),
-            (metrics.queue_depth("lists"), lambda: self._lists.waiting),
+            (metrics.queue_depth("lists"), lambda: self.lists.waiting),
         ]
 
     async def close(self) -> None:
@@ -127,7 +130,7 @@ class Reader:
             return await self._batcher.submit(query, deadline)
 
     async def _list(self, read: Callable[[PooledConnection], Awaitable[Listed]]) -> Listed:
-        async with self._lists.take():
+        async with self.lists.take():
             return await self._database.read(read)
 
     async def _serve(self, queries: Sequence[Batched]) -> Sequence[Any]:
@@ -181,15 +184,15 @@ class Reader:
             StaleError: the second statement has seen another moment than the first.
         """
         found = await enrollments.read_student_courses(connection, queries)
-        seen = {(place.course_id, place.version) for _, held in found.values() for place in held}
+        seen = {(one.course_id, one.version) for _, held, _ in found.values() for one in held}
         details = await courses.read_details(connection, seen, self._database.courses)
         answers: list[Any] = []
         for query in queries:
             if query not in found:
                 answers.append(Refusal([student_not_found(query.student_id)]))
                 continue
-            student, held = found[query]
-            answers.append(StudentCourses(student, [(place, details[place.course_id]) for place in held]))
+            student, held, place = found[query]
+            answers.append(StudentCourses(student, [(one, details[one.course_id]) for one in held], place))
         return answers
 
     _answers: ClassVar[dict[type[Any], Callable[..., Any]]] = {

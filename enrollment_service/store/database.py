@@ -15,11 +15,12 @@ from sqlalchemy.sql.expression import ColumnElement
 from enrollment_service.settings import Settings
 from enrollment_service.store.connect import connect
 from enrollment_service.store.course_cache import CourseCache
-from enrollment_service.store.pool import Pool, watch_over
+from enrollment_service.store.events import check_log, give_new_epoch
+from enrollment_service.store.pool import Pool, driver_of, watch_over
 from enrollment_service.store.probe import Probe
 from enrollment_service.store.rights import check_may_migrate
 from enrollment_service.store.statements import Prepared
-from enrollment_service.store.transactions import HeldConnection, retried, told
+from enrollment_service.store.transactions import DriverConnection, HeldConnection, retried, told
 from enrollment_service.telemetry import metrics
 
 Result = TypeVar("Result")
@@ -28,11 +29,11 @@ Clock: TypeAlias = ColumnElement[datetime]
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head. Revisions are numbers
 # in order, so that one that this code does not know yet is known to be newer.
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0007"
 
-# Connections that are held, at the most: by the reader and the probe one each, by the writer's lanes six, and by the
-# housekeeping one while it is at work.
-MAX_HELD = 9
+# Connections that are held, at the most: by the reader, the probe and the feed one each, by the writer's lanes six, and
+# by the housekeeping one while it is at work.
+MAX_HELD = 10
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}
@@ -116,6 +117,18 @@ class Database:
                 raise
             raise failure from error
 
+    async def look(self, work: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
+        """The same on the driver's connection, where every statement has its own moment.
+
+        Raises:
+            DatabaseUnavailable: the database does not answer.
+        """
+
+        async def on_driver(connection: AsyncConnection) -> Result:
+            return await work(await driver_of(connection))
+
+        return await self.read(on_driver)
+
     async def schema_revision(self) -> str | None:
         """The revision that the database's schema has, or None where no migration has run."""
         async with self._pool.taken() as connection:
@@ -137,6 +150,23 @@ class Database:
             raise WrongSchemaError(f"{found}, newer than {ours}: run the version that migrated it, or a later one")
         if revision != SCHEMA_REVISION:
             raise WrongSchemaError(f"{found}, which is none of this service's: is it the right database?")
+
+    async def check_log(self) -> None:
+        """Returns if the event log was written by this database.
+
+        Raises:
+            MisconfiguredError: it was restored from another one, and has no new epoch yet.
+        """
+        async with self._pool.taken() as connection:
+            await check_log(await driver_of(connection))
+
+    async def give_new_epoch(self) -> None:
+        """Has this database written the whole event log, however long that takes; all resume tokens expire."""
+        async with self._pool.taken() as connection:
+            driver = await driver_of(connection)
+            async with driver.transaction():
+                await driver.execute("SET LOCAL statement_timeout = 0")
+                await give_new_epoch(driver)
 
     async def check_may_migrate(self) -> None:
         """Returns if the role of the settings may change the schema.

@@ -11,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from enrollment_service.domain.errors import Refusal, course_not_found
+from enrollment_service.domain.feed import Place
 from enrollment_service.domain.queries import CourseStudents, CourseStudentsQuery, HeldCourse, StudentCoursesQuery
 from enrollment_service.domain.records import ENROLLED, WAITLISTED, CountedCourse, Enrollment, EnrollmentView, Student
 from enrollment_service.domain.state import Pair
 from enrollment_service.store.courses import counted, counted_columns, read_course
+from enrollment_service.store.events import place_column, place_of
 from enrollment_service.store.models import CourseRow, EnrollmentRow, SeatsRow, StudentRow
 from enrollment_service.store.statements import Prepared, bigint, constant, integer, rows_of
 from enrollment_service.store.students import student_columns
@@ -68,22 +70,26 @@ def _student_courses() -> Prepared:
     arrays = (
         select(*(func.array_agg(column).label(column.name) for column in page.c)).select_from(page).lateral("arrays")
     )
+    place = select(place_column.label("place")).cte("place").prefix_with("MATERIALIZED")
     return Prepared(
-        select(wanted.c.ordinals, *student_columns, *arrays.c).select_from(
-            wanted.join(StudentRow, StudentRow.id == wanted.c.student_ids).join(arrays, true())
+        select(wanted.c.ordinals, place.c.place, *student_columns, *arrays.c).select_from(
+            wanted.join(StudentRow, StudentRow.id == wanted.c.student_ids).join(arrays, true()).join(place, true())
         )
     )
 
 
 _read_student_courses = _student_courses()
-_STUDENT = slice(1, 1 + len(student_columns))
+_STUDENT = slice(2, 2 + len(student_columns))
 _ARRAYS = _STUDENT.stop
 
 
 async def read_student_courses(
     connection: DriverConnection, queries: Sequence[StudentCoursesQuery]
-) -> dict[StudentCoursesQuery, tuple[Student, list[HeldCourse]]]:
-    """One page of courses per query, by ascending course id; queries for students that do not exist are left out."""
+) -> dict[StudentCoursesQuery, tuple[Student, list[HeldCourse], Place | None]]:
+    """One page of courses per query, by ascending course id, and where in the log the statement has looked.
+
+    Queries for students that do not exist are left out.
+    """
     unique = list(dict.fromkeys(queries))
     student_ids, afters, limits, states = zip(*unique, strict=True)
     rows = await _read_student_courses.fetch(
@@ -97,7 +103,7 @@ async def read_student_courses(
     found = {}
     for row in rows:
         held = list(map(HeldCourse._make, zip(*row[_ARRAYS:], strict=True))) if row[_ARRAYS] else []
-        found[unique[row[0]]] = (Student(*row[_STUDENT]), held)
+        found[unique[row[0]]] = (Student(*row[_STUDENT]), held, place_of(row[1]))
     return found
 
 
@@ -165,7 +171,9 @@ async def read_course_students(connection: AsyncConnection, query: CourseStudent
     course = await read_course(connection, query.course_id)
     if course is None:
         raise Refusal([course_not_found(query.course_id)])
-    return CourseStudents(course, await _read_roster(connection, query))
+    last = select(SeatsRow.last_sequence, place_column).where(SeatsRow.course_id == query.course_id)
+    last_sequence, place = (await connection.execute(last)).one()
+    return CourseStudents(course, await _read_roster(connection, query), last_sequence, place_of(place))
 
 
 async def _read_roster(connection: AsyncConnection, query: CourseStudentsQuery) -> list[EnrollmentView]:

@@ -203,6 +203,14 @@ class EventRow(Base):
             name="student_unless_of_course",
         ),
         CheckConstraint(f"(changed_fields IS NOT NULL) = (kind = {COURSE_UPDATED})", name="changes_of_update"),
+        Index(
+            "ix_enrollment_events_student",
+            "student_id",
+            "course_id",
+            "sequence",
+            postgresql_where=text("student_id IS NOT NULL"),
+        ),
+        Index("ix_enrollment_events_xid", "xid"),
     )
 
 
@@ -232,11 +240,23 @@ class FingerprintKeyRow(Base):
     __table_args__ = (CheckConstraint("singleton", name="only_one"),)
 
 
+class FeedEpochRow(Base):
+    """The one name of this log in resume tokens, given anew where what was given out before must not be resumed."""
+
+    __tablename__ = "feed_epoch"
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    epoch: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+
+    __table_args__ = (CheckConstraint("singleton", name="only_one"),)
+
+
 __all__ = [
     "Base",
     "CourseRow",
     "EnrollmentRow",
     "EventRow",
+    "FeedEpochRow",
     "FingerprintKeyRow",
     "RequestRow",
     "SeatsRow",

@@ -16,6 +16,7 @@ from enrollment_service.store.models import (
     CourseRow,
     EnrollmentRow,
     EventRow,
+    FeedEpochRow,
     FingerprintKeyRow,
     RequestRow,
     SeatsRow,
@@ -75,7 +76,9 @@ RIGHTS = (
 )
 # PostgreSQL itself hashes with the key, and so on behalf of the service.
 KEY_TABLE = FingerprintKeyRow.__tablename__
-TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, VERSION_TABLE)
+# Named anew by the owner only: it says which tokens hold.
+EPOCH_TABLE = FeedEpochRow.__tablename__
+TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, EPOCH_TABLE, VERSION_TABLE)
 # The ids of these are drawn from a sequence.
 _NUMBERED = (StudentRow, CourseRow)
 

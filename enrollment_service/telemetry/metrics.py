@@ -134,6 +134,13 @@ def refused(reason: str, count: int) -> None:
     child.inc(count)
 
 
+# --- the feed -------------------------------------------------------------------------------------------------------
+
+watchers = _gauge("watchers", "Watchers that have caught up and wait for what happens.")
+watched_events = _counter("watched_events", "Events that were handed to watchers, each as often as it was.")
+slow_watchers = _counter("slow_watchers", "Watchers that were ended because they did not read fast enough.")
+feed_lag = _histogram("feed_lag_seconds", "How old the oldest event was each time that new ones were found.")
+
 # --- the database, and this process ---------------------------------------------------------------------------------
 
 ready = _gauge("ready", "Whether the database can be written: 1 or 0.", of_all="livemin")

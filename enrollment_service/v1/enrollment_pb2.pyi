@@ -66,6 +66,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_UNIMPLEMENTED: _ClassVar[ErrorReason]
+    ERROR_REASON_WATCHER_TOO_SLOW: _ClassVar[ErrorReason]
 ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
 ENROLLMENT_STATE_ENROLLED: EnrollmentState
 ENROLLMENT_STATE_WAITLISTED: EnrollmentState
@@ -110,6 +111,7 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_UNIMPLEMENTED: ErrorReason
+ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason
 
 class Student(_message.Message):
     __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag")
@@ -478,14 +480,16 @@ class ListStudentCoursesRequest(_message.Message):
     def __init__(self, student_id: _Optional[int] = ..., states: _Optional[_Iterable[_Union[EnrollmentState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListStudentCoursesResponse(_message.Message):
-    __slots__ = ("student", "enrollments", "next_page_token")
+    __slots__ = ("student", "enrollments", "next_page_token", "resume_token")
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     ENROLLMENTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     student: Student
     enrollments: _containers.RepeatedCompositeFieldContainer[Enrollment]
     next_page_token: str
-    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    resume_token: str
+    def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class ListCourseStudentsRequest(_message.Message):
     __slots__ = ("course_id", "states", "page_size", "page_token", "as_of")
@@ -502,14 +506,18 @@ class ListCourseStudentsRequest(_message.Message):
     def __init__(self, course_id: _Optional[int] = ..., states: _Optional[_Iterable[_Union[EnrollmentState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListCourseStudentsResponse(_message.Message):
-    __slots__ = ("course", "enrollments", "next_page_token")
+    __slots__ = ("course", "enrollments", "next_page_token", "resume_token", "sequence")
     COURSE_FIELD_NUMBER: _ClassVar[int]
     ENROLLMENTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     course: Course
     enrollments: _containers.RepeatedCompositeFieldContainer[Enrollment]
     next_page_token: str
-    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    resume_token: str
+    sequence: int
+    def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., resume_token: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class ImportEnrollmentsRequest(_message.Message):
     __slots__ = ("chunk_id", "student_ids", "course_ids", "on_full", "request_id")
@@ -573,19 +581,23 @@ class ReconcileRosterResponse(_message.Message):
     def __init__(self, added: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ..., unchanged_count: _Optional[int] = ...) -> None: ...
 
 class WatchEnrollmentEventsRequest(_message.Message):
-    __slots__ = ("course_id", "resume_token", "follow")
+    __slots__ = ("course_id", "resume_token", "follow", "student_id")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     resume_token: str
     follow: bool
-    def __init__(self, course_id: _Optional[int] = ..., resume_token: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+    student_id: int
+    def __init__(self, course_id: _Optional[int] = ..., resume_token: _Optional[str] = ..., follow: _Optional[bool] = ..., student_id: _Optional[int] = ...) -> None: ...
 
 class WatchEnrollmentEventsResponse(_message.Message):
-    __slots__ = ("events", "resume_token")
+    __slots__ = ("events", "resume_token", "caught_up")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[EnrollmentEvent]
     resume_token: str
-    def __init__(self, events: _Optional[_Iterable[_Union[EnrollmentEvent, _Mapping]]] = ..., resume_token: _Optional[str] = ...) -> None: ...
+    caught_up: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[EnrollmentEvent, _Mapping]]] = ..., resume_token: _Optional[str] = ..., caught_up: _Optional[bool] = ...) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -285,9 +285,3 @@ async def test_a_list_as_of_a_time_is_not_built_yet(client: Client, method: str)
     fields = {"student_id": student_id} if method == "ListStudentCourses" else {"course_id": course_id}
     with refused("UNIMPLEMENTED", "UNIMPLEMENTED", metadata={"field": "as_of"}):
         await client.call(method, as_of={"seconds": 1}, **fields)
-
-
-async def test_the_feed_is_not_built_yet(client: Client) -> None:
-    with refused("UNIMPLEMENTED", "UNIMPLEMENTED"):
-        events: AsyncIterator[Any] = client.stub.WatchEnrollmentEvents(pb.WatchEnrollmentEventsRequest())
-        _ = [event async for event in events]

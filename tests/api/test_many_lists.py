@@ -113,11 +113,11 @@ async def test_a_refused_list_says_when_to_come_again(start_service: StartServic
     async with connection.transaction():
         await connection.execute("LOCK TABLE students")
         first = asyncio.create_task(service.client.call("ListStudents"))
-        await until(service.app._reader._lists._free.locked)
+        await until(service.app._reader.lists._free.locked)
         with refused("RESOURCE_EXHAUSTED", "OVERLOADED", metadata={}) as refusal:
             await service.client.call("ListStudents")
         assert refusal.retry_delay == 1
         # Its caller goes, and its turn with it.
         first.cancel()
-        await until(lambda: not service.app._reader._lists._free.locked())
+        await until(lambda: not service.app._reader.lists._free.locked())
     await service.client.call("ListStudents")

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrollment_service.api import messages, wire
+from enrollment_service.api import messages, resume, wire
 from enrollment_service.api.pages import Page
+from enrollment_service.domain.feed import Mark, Place, Scope, Snapshot
 from enrollment_service.domain.queries import HeldCourse, StudentCourses
 from enrollment_service.domain.records import (
     ENROLLED,
@@ -21,6 +22,7 @@ from enrollment_service.domain.records import (
 )
 from enrollment_service.v1 import enrollment_pb2 as pb
 
+PLACE = Place(Snapshot(700, 712, (700, 705)), "0123456789abcdef", 1, 123_456)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 ids = st.integers(1, 2**63 - 1)
@@ -63,9 +65,12 @@ def test_hand_encoded_answer_equals_the_message(
 ) -> None:
     held, details = [pair[0] for pair in pairs[:limit]], [pair[1] for pair in pairs[:limit]]
 
-    encoded = wire.student_courses_page(Page("a list", (0,), limit), StudentCourses(student, pairs))
+    encoded = wire.student_courses_page(Page("a list", (0,), limit), StudentCourses(student, pairs, PLACE))
 
     decoded = pb.ListStudentCoursesResponse.FromString(encoded)
     token = decoded.next_page_token
     assert bool(token) == (len(pairs) > limit)
-    assert decoded.SerializeToString(deterministic=True) == as_message(student, held, details, token)
+    expected = as_message(student, held, details, token)
+    assert decoded.resume_token == resume.encode(Scope(student_id=student.student_id), Mark(PLACE))
+    decoded.ClearField("resume_token")
+    assert decoded.SerializeToString(deterministic=True) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from enrollment_service.client import EnrollmentClient, OutcomeUnknown, Refused
 from enrollment_service.client.chunks import CHUNKS_IN_FLIGHT
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.databases import Connection
+from tests.support.processes import Processes
 from tests.support.scripted import ScriptedServer, Time, fails
 from tests.support.services import Service
 
@@ -208,3 +210,23 @@ async def test_a_token_that_has_expired_is_the_callers_matter(
     with pytest.raises(Refused) as refusal:
         await anext(caller.watch_enrollment_events(resume_token="old"))
     assert refusal.value.reason == "RESUME_TOKEN_EXPIRED"
+
+
+async def test_a_feed_of_a_real_server_goes_on_on_another(processes: Processes) -> None:
+    (first, client), (second, _) = await processes.start_several(2)
+    (course,), students = await client.courses(1), await client.students(4)
+    addresses = ",".join(process.address for process in (first, second))
+    seen: list[int] = []
+    async with EnrollmentClient(f"ipv4:{addresses}") as caller:
+        feed = caller.watch_enrollment_events(course_id=course)
+        async with contextlib.aclosing(feed):
+            for student in students:
+                await caller.enroll_student(student, [course])
+                while len(seen) < students.index(student) + 2:
+                    seen += [event.sequence for event in (await anext(feed)).events]
+                if student == students[1]:
+                    first.signal(signal.SIGKILL)
+                    await first.ended()
+        theirs = [one async for one in caller.watch_enrollment_events(student_id=students[0], follow=False)]
+    assert seen == [1, 2, 3, 4, 5]
+    assert [event.student_id for message in theirs for event in message.events] == [students[0]]

@@ -1,7 +1,7 @@
 """The documents, executed: every call that is shown is sent to a real server, and every answer must be the one shown.
 
-Only the values of times may differ, and even those only as a whole: where two shown times are equal, so are the real
-ones, and where they differ, so do the real ones.
+Only the values of times and of resume tokens may differ, and those of times only as a whole: where two shown times are
+equal, so are the real ones, and where they differ, so do the real ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.support.refusals import refusal_of
 
 LISTEN = "127.0.0.1:50051"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+OPAQUE = ("resume_token",)
 # Importing it tells protobuf's JSON mapping what may be packed into a status.
 assert error_details_pb2.ErrorInfo
 
@@ -54,6 +55,8 @@ async def outcome_of(client: Client, example: Example) -> Any:
     method, call = SERVICE.methods_by_name[example.method], getattr(client.stub, example.method)
     request = request_of(example)
     try:
+        if method.server_streaming and not method.client_streaming:
+            return [as_json(answer) async for answer in call(request, timeout=PATIENCE)]
         if method.client_streaming:
             return [as_json(answer) async for answer in call(_once(request), timeout=PATIENCE)]
         return [as_json(await call(request, timeout=PATIENCE))]
@@ -96,7 +99,8 @@ class Times:
     def translated(self, real: Any, shown: Any) -> Any:
         """What is real, with times replaced by those that were shown for them; a new one takes the shown one's."""
         if isinstance(real, dict) and isinstance(shown, dict):
-            return {key: self.translated(value, shown.get(key)) for key, value in real.items()}
+            known = {key: self.translated(value, shown.get(key)) for key, value in real.items()}
+            return known | {key: shown[key] for key in OPAQUE if known.get(key) and shown.get(key)}
         if isinstance(real, list) and isinstance(shown, list):
             beside = [*shown, *[None] * (len(real) - len(shown))]
             return [self.translated(one, other) for one, other in zip(real, beside, strict=False)]

@@ -9,12 +9,12 @@ import orjson
 import pytest
 from sqlalchemy import func
 
-from enrollment_service.store import courses, enrollments, requests, seats, students
+from enrollment_service.store import courses, enrollments, events, requests, seats, students
 from enrollment_service.store.database import PLANNER_SETTINGS
 from enrollment_service.store.statements import Prepared
 from tests.support.databases import Connection
 
-STUDENTS, COURSES, EACH = 20_000, 1_000, 10
+STUDENTS, COURSES, EACH, EVENTS = 20_000, 1_000, 10, 50
 
 FILL = f"""
     INSERT INTO students (full_name, email)
@@ -27,10 +27,14 @@ FILL = f"""
         FROM students s, generate_series(1, {EACH}) k;
     INSERT INTO requests (actor, request_id, fingerprint)
         SELECT '', gen_random_uuid(), ''::bytea FROM generate_series(1, 20000);
+    INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
+            waitlisted_count, event_time)
+        SELECT c, n, 1, 1 + (c * 7 + n) % {STUDENTS}, 0, 1, 0, 0, now()
+        FROM generate_series(1, {COURSES}) c, generate_series(1, {EVENTS}) n;
 """
 
 # Tables so large in this test that a scan of one would be seen; what is scanned otherwise is a handful of parameters.
-LARGE = {"students", "student_courses", "requests"}
+LARGE = {"students", "student_courses", "requests", "enrollment_events"}
 STATEMENTS: dict[str, Prepared] = {
     "lock and load": seats._lock_and_load(func.clock_timestamp(), True),
     "wait, lock and load": seats._lock_and_load(func.clock_timestamp(), False),
@@ -44,6 +48,13 @@ STATEMENTS: dict[str, Prepared] = {
     "claimed requests": requests._claim_ids,
     "recorded requests": requests._read_recorded,
     "record outcomes": requests._record_outcomes,
+    "place in the log": events._place,
+    "foreign events": events._foreign,
+    "new events": events._read_new,
+    "end of a piece of the log": events._end_of_log,
+    "piece of the log": events._piece_of_log,
+    "end of a piece of a student's events": events._end_of_student,
+    "piece of a student's events": events._piece_of_student,
 }
 
 
@@ -68,8 +79,8 @@ async def generic_plan(connection: Connection, statement: Prepared) -> dict[str,
     parameters = await connection.fetchval(
         "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'hot'"
     )
-    nothing = ", ".join(["NULL"] * parameters)
-    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE hot ({nothing})")
+    nothing = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE hot {nothing}")
     await connection.execute("DEALLOCATE hot")
     plan: dict[str, Any] = orjson.loads(explained)[0]["Plan"]
     return plan
@@ -92,6 +103,24 @@ async def test_waiters_are_found_by_their_own_index(large: Connection) -> None:
     plan = await generic_plan(large, STATEMENTS["load waiters"])
     indexes = {node.get("Index Name") for node in nodes(plan)}
     assert "ix_student_courses_waiters" in indexes
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("place in the log", "ix_enrollment_events_xid"),
+        ("foreign events", "ix_enrollment_events_xid"),
+        ("new events", "ix_enrollment_events_xid"),
+        ("end of a piece of the log", "pk_enrollment_events"),
+        ("piece of the log", "pk_enrollment_events"),
+        ("end of a piece of a student's events", "ix_enrollment_events_student"),
+        ("piece of a student's events", "ix_enrollment_events_student"),
+    ],
+)
+async def test_the_log_is_read_by_the_index_made_for_it(large: Connection, name: str, index: str) -> None:
+    found = [node for node in nodes(await generic_plan(large, STATEMENTS[name])) if "Index Name" in node]
+    ours = {node["Index Name"] for node in found if "enrollment_events" in node["Index Name"]}
+    assert ours == {index}
 
 
 async def test_the_check_sees_a_scan(large: Connection) -> None:

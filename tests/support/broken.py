@@ -13,6 +13,7 @@ from typing import Any
 
 from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
+from enrollment_service.domain.feed import Place
 from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, StudentCourses, StudentCoursesQuery
 from enrollment_service.domain.records import Student
 from enrollment_service.engine.reader import Reader, _view
@@ -77,12 +78,12 @@ def torn_lists() -> None:
 
     async def torn(_: Reader, connection: Any, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
         found = await enrollments.read_student_courses(connection, queries)
-        seen = [place.course_id for _, held in found.values() for place in held]
+        seen = [place.course_id for _, held, _ in found.values() for place in held]
         details = await courses.read_courses(connection, seen)
 
-        def shown(student: Student, held: Sequence[HeldCourse]) -> StudentCourses:
-            left = [place for place in held if place.course_id in details]
-            return StudentCourses(student, [(place, details[place.course_id].course) for place in left])
+        def shown(student: Student, held: Sequence[HeldCourse], place: Place | None) -> StudentCourses:
+            left = [one for one in held if one.course_id in details]
+            return StudentCourses(student, [(one, details[one.course_id].course) for one in left], place)
 
         return [shown(*found[query]) for query in queries]
 

@@ -20,6 +20,7 @@ from tests.support.client import Client, client_of
 from tests.support.exposition import Exposed, asked, scraped, until_exposed
 from tests.support.locks import held
 from tests.support.processes import EAGER, Processes, ServerProcess, free_port
+from tests.support.watching import watching
 
 WAITLIST = pb.ON_FULL_WAITLIST
 
@@ -285,3 +286,16 @@ async def test_nothing_is_lost_or_counted_twice_when_a_worker_is_killed_and_repl
     exposed = await scraped(port)
     assert exposed.value("enrollment_calls_total", method="CreateStudent") == 40
     assert exposed.value("enrollment_call_duration_seconds_bucket", method="CreateStudent", le="+Inf") == 40
+
+
+async def test_the_feed_can_be_seen(processes: Processes) -> None:
+    _, client, port = await measured(processes)
+    (course,), (student,) = await client.courses(1), await client.students(1)
+    async with watching(client) as watcher, watching(client, student_id=student):
+        await until_exposed(port, "enrollment_watchers", {2})
+        await client.enroll(student, course)
+        await watcher.until(lambda one: len(one.events) == 2)
+        exposed = await until_exposed(port, "enrollment_watched_events_total", {2})
+        assert exposed.value("enrollment_feed_lag_seconds_count") == 1
+        assert exposed.value("enrollment_slow_watchers_total") == 0
+    await until_exposed(port, "enrollment_watchers", {0})
