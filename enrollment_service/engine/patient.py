@@ -18,7 +18,8 @@ from enrollment_service.domain.commands import Answer, Command
 from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
 from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
 from enrollment_service.engine.batch import Busy
-from enrollment_service.store.locks import RowBusyError, find_busy
+from enrollment_service.store.database import MAX_IDLE_IN_TRANSACTION_MS
+from enrollment_service.store.locks import RowBusyError, end_frozen, find_busy
 from enrollment_service.store.transactions import HeldConnection, told
 from enrollment_service.telemetry import metrics
 
@@ -26,6 +27,8 @@ MAX_WORKERS = 3
 # While so many rows are waited for that no worker is left, each is waited for so long at a time: a row that is busy
 # only for a moment is never left behind those that are really held.
 TURN_MS = 50
+# Otherwise a row is waited for so long at a time. Then it is seen to it that no server which stands still holds it.
+LONG_TURN_MS = MAX_IDLE_IN_TRANSACTION_MS
 # What waits for something unknown cannot wait in PostgreSQL, so it is tried again after such a pause, in seconds. While
 # it tries it holds its seats, and nobody else should have to notice.
 PAUSE_SECONDS = 0.1
@@ -107,6 +110,7 @@ class PatientLane:
         self._turns: deque[Row] = deque()
         self._idle: list[HeldConnection] = []
         self._workers: set[asyncio.Task[None]] = set()
+        self._ended_at = float("-inf")
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -270,6 +274,7 @@ class PatientLane:
             # Something was chosen if the row has been lost with the connection, and waited for once more.
             self._put_back(list(turn.entries.values()))
             metrics.patient_turns_busy.inc()
+            await self._end_frozen(turn.held)
             return
         except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
             results = dict.fromkeys(turn.entries, told(error))
@@ -287,6 +292,14 @@ class PatientLane:
                 self._settle(entry, result)
         self._put_back(back)
         self._restart_clocks(turn, back)
+
+    async def _end_frozen(self, held: HeldConnection) -> None:
+        """Ends servers' sessions that stand still, if that has not been tried for a while."""
+        now = asyncio.get_running_loop().time()
+        if now - self._ended_at >= LONG_TURN_MS / 1000:
+            self._ended_at = now
+            with contextlib.suppress(Exception):  # whoever has the next turn is told
+                await held.transact(end_frozen)
 
     def _put_back(self, entries: Sequence[Entry]) -> None:
         """Returns what was chosen in vain to its queues, before those who have come meanwhile."""
@@ -326,4 +339,4 @@ class PatientLane:
 
     def _max_wait_ms(self, row: Row) -> int:
         remaining = max(1, int(self._remaining(self._since[row]) * 1000))
-        return min(TURN_MS, remaining) if self._crowded else remaining
+        return min(TURN_MS if self._crowded else LONG_TURN_MS, remaining)

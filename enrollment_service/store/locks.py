@@ -1,17 +1,21 @@
-"""Statements about locks alone: wait for one row, and find out which rows others hold."""
+"""Statements about locks alone: wait for one row, find out which rows others hold, and end who stands still."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 import asyncpg
-from sqlalchemy import any_, select
+import structlog
+from sqlalchemy import any_, select, text
 from sqlalchemy.orm import InstrumentedAttribute
 
 from enrollment_service.domain.footprint import COURSES, SEATS, SOMETHING, STUDENTS, Row
+from enrollment_service.store.database import MAX_IDLE_IN_TRANSACTION_MS
 from enrollment_service.store.models import CourseRow, SeatsRow, StudentRow
 from enrollment_service.store.statements import Prepared, array
 from enrollment_service.store.transactions import DriverConnection
+
+log = structlog.get_logger()
 
 # How long a transaction may wait for a lock while it holds others, in milliseconds. If it waited longer, one held row
 # would spread to all that the waiter holds. At first nobody waits for longer than batches usually take; only who has
@@ -34,9 +38,22 @@ _there = {table: Prepared(select(key).where(key == any_(_wanted))) for table, ke
 _free = {table: _locked_or_skipped(key, share=table != SEATS) for table, key in _KEYS.items()}
 
 
+# Sessions of this service that have locked something and have waited for their process too long, though not between two
+# statements, where PostgreSQL itself would end them. Only the COPY of an import leaves room for that.
+_end_frozen = Prepared(
+    text(
+        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "  # noqa: S608
+        "WHERE datname = current_database() AND usename = session_user "
+        "AND application_name = current_setting('application_name') "
+        "AND state = 'active' AND wait_event_type = 'Client' AND backend_xid IS NOT NULL "
+        f"AND query_start < clock_timestamp() - interval '{MAX_IDLE_IN_TRANSACTION_MS} milliseconds'"
+    )
+)
+
+
 def batch_statements() -> list[Prepared]:
     """Those that a batch may send."""
-    return [*_there.values(), *_free.values()]
+    return [*_there.values(), *_free.values(), _end_frozen]
 
 
 class RowBusyError(Exception):
@@ -63,6 +80,13 @@ async def wait_for(connection: DriverConnection, row: Row, max_wait_ms: int) -> 
         )
     except asyncpg.LockNotAvailableError as error:
         raise RowBusyError from error
+
+
+async def end_frozen(connection: DriverConnection) -> None:
+    """Ends sessions of servers that stand still in the middle of a statement, so that their locks are free."""
+    (ended,) = await _end_frozen.fetch_one(connection)
+    if ended:
+        log.warning("sessions of servers that stand still ended", count=ended)
 
 
 async def find_busy(connection: DriverConnection, rows: Collection[Row]) -> set[Row]:

@@ -313,7 +313,8 @@ async def test_whose_time_is_over_is_told_so_however_many_rows_are_held(start_se
         calls += [asyncio.create_task(ended(client, *pair)) for pair in zip(students[9:], stuck[9:], strict=True)]
         outcomes = await asyncio.gather(*calls)
     assert {reason for reason, _ in outcomes} == {"DATABASE_UNAVAILABLE"}
-    assert max(moment - began for _, moment in outcomes[:9]) < LOCK_TIMEOUT_MS / 1000 + 0.5
+    # A round of all rows would take five seconds.
+    assert max(moment - began for _, moment in outcomes[:9]) < LOCK_TIMEOUT_MS / 1000 + 1.5
 
 
 async def test_whoever_loses_connection_and_row_at_once_is_answered(processes: Processes, database_url: str) -> None:
