@@ -14,6 +14,7 @@ from rich.live import Live
 from demo import mishaps, morning, screen
 from demo.board import Board
 from demo.client import Client
+from demo.feed import Feed
 from demo.office import Office
 from demo.scene import Scene
 
@@ -92,12 +93,13 @@ async def _chapters(board: Board, office: Office) -> None:
     board.server = f"pid {pid}"
     board.tell(f"The server is process {pid} and serves on {office.address}.")
     await board.pause(0.8)
-    client = Client(office.address, board.counts)
+    client, feed = Client(office.address, board.counts), Feed(board, office.address)
     try:
-        scene = Scene(board, client, office)
+        scene = Scene(board, client, feed, office)
         for chapter in CHAPTERS:
             await chapter(scene)
     finally:
+        await feed.close()
         await client.close()
 
 

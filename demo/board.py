@@ -109,7 +109,7 @@ class Board:
         self._add("held" if held else "broken", str(claim))
 
     def saw(self, course: pb.Course) -> None:
-        """Takes in a course as an answer shows it."""
+        """Takes in a course as the feed shows it."""
         known = self.courses.get(course.course_id)
         if known is None or known != course:
             self.courses[course.course_id] = course

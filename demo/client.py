@@ -18,7 +18,7 @@ WAITLISTED = pb.ENROLLMENT_STATE_WAITLISTED
 
 _DEADLINE = 10.0
 # After a kill the server is back within a second or two; gRPC's own pauses would be longer than that.
-_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
 # Longer than any budget: no second attempt.
 _NEVER_AGAIN = Pauses(draw=lambda *_: math.inf)
 
@@ -72,7 +72,7 @@ class Client(EnrollmentClient):
     """The client as any program has it, that counts what came back and never tries again: that is for the show."""
 
     def __init__(self, address: str, counts: Counter[str]) -> None:
-        super().__init__(address, timeout=_DEADLINE, wait_for_ready=False, options=_OPTIONS, pauses=_NEVER_AGAIN)
+        super().__init__(address, timeout=_DEADLINE, wait_for_ready=False, options=OPTIONS, pauses=_NEVER_AGAIN)
         self._counts = counts
 
     async def call(self, method: str, request: Any) -> Any:

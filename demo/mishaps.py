@@ -94,6 +94,7 @@ async def cut_power(scene: Scene) -> None:
     await board.pause(0.5)
     final = await all_at_once(questions(scene.client, callers))
     await scene.replay(final, 1.0)
+    await _claim_feed_goes_on(scene)
     _claim_power_cut(scene, heard, final, await scene.roster(STARS))
     await board.pause(1)
 
@@ -176,17 +177,47 @@ def _claim_power_cut(scene: Scene, heard: Sequence[Answer], final: Sequence[Answ
     )
 
 
+async def _claim_feed_goes_on(scene: Scene) -> None:
+    await scene.feed.caught_up()
+    scene.board.claim(
+        "The feed went on from its token on the new server: of every course each event, once and in order",
+        not scene.feed.gaps, scene.feed.gaps,
+    )  # fmt: skip
+
+
+async def _claim_board(scene: Scene) -> None:
+    """The lists know what the feed cannot: whether the feed has told everything."""
+    await scene.feed.caught_up()
+    listed = {course.course_id: course async for course in scene.client.list_courses()}
+    shown = scene.board.courses
+    differing = [one.code for one in listed.values() if _seats(one) != _seats(shown.get(one.course_id))]
+    scene.board.claim(
+        f"The board, filled by {scene.feed.events:,} events and nothing else, shows what the lists say",
+        not differing and len(shown) == len(listed) and not scene.feed.gaps, differing,
+    )  # fmt: skip
+
+
+def _seats(course: pb.Course | None) -> tuple[int | None, int, int] | None:
+    if course is None:
+        return None
+    capacity = course.capacity if course.HasField("capacity") else None
+    return capacity, course.enrolled_count, course.waitlisted_count
+
+
 async def audit(scene: Scene) -> None:
     """The service checks every promise on the database, and the server is drained."""
     board = scene.board
     await board.chapter("The audit", "`enrollment_service verify` checks every promise on the database.")
     board.crowd = []
+    await _claim_board(scene)
+    await board.pause(0.5)
     status, lines = await asyncio.to_thread(scene.office.verify)
     for line in lines:
         board.tell(line)
         await board.pause(0.06)
     board.claim("verify finds nothing wrong", status == 0, f"exit status {status}")
     await board.pause(0.5)
+    await scene.feed.close()
     await scene.client.close()
     status = await asyncio.to_thread(scene.office.drain)
     board.server = "stopped"

@@ -31,7 +31,6 @@ async def open_doors(scene: Scene) -> None:
             plan.code, plan.title, capacity=plan.capacity, waitlist_capacity=plan.waitlist
         )
         scene.course_ids[plan.code] = course.course_id
-        board.saw(course)
         await board.pause(0.07)
     scene.students = await asyncio.gather(
         *(_admit(scene, people.full_name(i), people.email(i)) for i in range(people.STUDENTS))
@@ -40,9 +39,9 @@ async def open_doors(scene: Scene) -> None:
     await _seat_early_birds(scene)
     yesterday = Timestamp(seconds=int(time.time()) - 86_400)
     closing = pb.Course(course_id=scene.course_ids[CLOSED], enroll_close_time=yesterday)
-    board.saw(await client.update_course(closing, ["enroll_close_time"]))
+    await client.update_course(closing, ["enroll_close_time"])
     board.tell(f"{CLOSED} is closed: its enrollment window ended yesterday.")
-    await scene.refresh()
+    await scene.feed.caught_up()
     planned = {plan.code: plan.early_birds for plan in PLANS} | {TALKS: people.EARLY_BIRDS}
     found = {code: scene.enrolled_in(code) for code in planned}
     board.claim(
@@ -62,11 +61,9 @@ async def _seat_early_birds(scene: Scene) -> None:
     scene.chance.shuffle(wishes)
     for start in range(0, len(wishes), 6):
         group = list(zip(scene.early_birds, wishes, strict=True))[start : start + 6]
-        for enrollments in await asyncio.gather(
+        await asyncio.gather(
             *(scene.client.enroll(one, scene.course_ids[code], scene.course_ids[TALKS]) for one, code in group)
-        ):
-            for enrollment in enrollments:
-                scene.board.saw(enrollment.course)
+        )
         scene.board.detail(f"{group[0][0].name} takes {group[0][1]} and {TALKS}")
         await scene.board.pause(0.06)
 
@@ -136,7 +133,6 @@ async def move_queue(scene: Scene) -> None:
     after = await scene.roster(POPULAR)
     scene.show_queue(POPULAR, after.queue)
     moved = _SINGLE_DROPS + _RACE_DROPS
-    board.counts["promoted"] = len(after.seated_ids & set(before.queue))
     seats = {one.student_id: one.enroll_time.ToNanoseconds() for one in after.enrolled}
     times = [seats.get(one, 0) for one in before.queue[:moved]]
     board.claim(
@@ -156,9 +152,7 @@ async def _drop_one_by_one(scene: Scene, leavers: Sequence[Student]) -> None:
     for leaver in leavers:
         first = (await scene.roster(POPULAR)).queue[0]
         await scene.client.unenroll_student(leaver.student_id, scene.course_ids[POPULAR])
-        roster = await scene.roster(POPULAR)
-        scene.show_queue(POPULAR, roster.queue)
-        scene.board.counts["promoted"] += first in roster.seated_ids
+        scene.show_queue(POPULAR, (await scene.roster(POPULAR)).queue)
         scene.board.tell(f"{leaver.name} drops: {scene.name(first)} moves up")
         await scene.board.pause(0.4)
 
@@ -200,9 +194,7 @@ async def swap_courses(scene: Scene) -> None:
     await board.chapter("Swaps", "Leave a course and enter another, both or neither: no gamble with a seat.")
     photographers = [scene.student(one) for one in sorted((await scene.roster(PHOTO)).seated_ids)]
     mover, unlucky = photographers[:2]
-    moved = await client.swap_enrollment(mover.student_id, ids[PHOTO], ids[FREE])
-    board.saw(moved.dropped.course)
-    board.saw(moved.enrolled.course)
+    await client.swap_enrollment(mover.student_id, ids[PHOTO], ids[FREE])
     now = (await client.state(mover, ids[PHOTO]), await client.state(mover, ids[FREE]))
     board.claim(f"{mover.name} swaps {PHOTO} for {FREE} in one step", now == (0, ENROLLED), now)
     await board.pause(0.6)
@@ -223,10 +215,9 @@ async def _swap_out_of_the_popular_course(scene: Scene) -> None:
     board, ids = scene.board, scene.course_ids
     before = await scene.roster(POPULAR)
     leaver, first = scene.student(min(before.seated_ids)), before.queue[0]
-    board.saw((await scene.client.swap_enrollment(leaver.student_id, ids[POPULAR], ids[LATIN])).enrolled.course)
+    await scene.client.swap_enrollment(leaver.student_id, ids[POPULAR], ids[LATIN])
     after = await scene.roster(POPULAR)
     scene.show_queue(POPULAR, after.queue)
-    board.counts["promoted"] += first in after.seated_ids
     board.claim(
         f"{leaver.name} swaps {POPULAR} for {LATIN}, and {scene.name(first)}, who was first, has the seat",
         after.seated_ids == before.seated_ids - {leaver.student_id} | {first} and after.queue == before.queue[1:],
@@ -251,8 +242,6 @@ async def ask_what_if(scene: Scene) -> None:
     await board.pause(0.75)
 
     real = await client.enroll(curious, *wanted, waitlist=True)
-    for one in real:
-        board.saw(one.course)
     board.claim("Done for real, it comes out as predicted", essence(real) == essence(predicted), states(real))
     await board.pause(0.5)
 
@@ -284,7 +273,6 @@ async def add_seats(scene: Scene) -> None:
     after = await scene.roster(POPULAR)
     scene.show_queue(POPULAR, after.queue)
     promoted = after.seated_ids - before.seated_ids
-    board.counts["promoted"] += len(promoted)
     board.claim(
         f"{_MORE_SEATS} more seats: the first {_MORE_SEATS} waiters have them, before anybody could ask",
         promoted == set(before.queue[:_MORE_SEATS])

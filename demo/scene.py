@@ -1,4 +1,4 @@
-"""What every chapter works with: the board, the client, the processes, and who is who."""
+"""What every chapter works with: the board and the feed that fills it, the client, the processes, and who is who."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from demo import people
 from demo.board import Board
 from demo.client import Answer, Client, Roster
+from demo.feed import Feed
 from demo.office import Office
 from demo.people import Student
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -23,6 +24,7 @@ class Scene:
 
     board: Board
     client: Client
+    feed: Feed
     office: Office
     students: list[Student] = field(default_factory=list)
     course_ids: dict[str, int] = field(default_factory=dict)
@@ -55,16 +57,9 @@ class Scene:
         """How many seats the board shows as taken."""
         return self.board.courses[self.course_ids[code]].enrolled_count
 
-    async def refresh(self) -> None:
-        """Shows all courses as the service has them now."""
-        async for course in self.client.list_courses():
-            self.board.saw(course)
-
     async def roster(self, code: str) -> Roster:
-        """A course's roster, also shown on the board."""
-        roster = await self.client.roster(self.course_ids[code])
-        self.board.saw(roster.course)
-        return roster
+        """A course's roster."""
+        return await self.client.roster(self.course_ids[code])
 
     def show_queue(self, code: str, queue: Sequence[int]) -> None:
         """Shows who waits for a course."""
@@ -77,8 +72,6 @@ class Scene:
         began = time.monotonic()
         for number, answer in enumerate(answers):
             self.board.crowd[places[answer.student.student_id]] = answer.kind
-            for one in answer.enrollments:
-                self.board.saw(one.course)
             # By the clock, because a pause for each would be the longer the more the screen has to draw.
             if (early := began + seconds * number / len(answers) - time.monotonic()) > _FRAME:
                 await self.board.pause(early)

@@ -100,13 +100,14 @@ def _courses(board: Board, width: int) -> RenderableType:
     table.add_column("Course", no_wrap=True, ratio=1)
     table.add_column("Seats", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
+    table.add_column("Left", justify="right", no_wrap=True)
     table.add_column("Waiting", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     now = time.monotonic()
     for course in board.courses.values():
         fresh = now - board.changed_at[course.course_id] < _FLASH_SECONDS
         table.add_row(*_course_cells(course, 30 if wide else 18, 20 if wide else 10), style="bold" if fresh else "")
-    return Panel(table, title="Courses", title_align="left", border_style="dim")
+    return Panel(table, title="Courses, from the feed", title_align="left", border_style="dim")
 
 
 def _course_cells(course: pb.Course, seats_width: int, waiting_width: int) -> Iterator[RenderableType]:
@@ -120,9 +121,11 @@ def _course_cells(course: pb.Course, seats_width: int, waiting_width: int) -> It
         share = taken / course.capacity if course.capacity else 1.0
         yield _bar(share, seats_width, "red" if share >= 1 else "yellow" if share >= 0.8 else "green", "█")
         yield Text(f"{taken}/{course.capacity}", style="bold red" if share >= 1 else "")
+        yield Text(f"{course.capacity - taken}", style="bold red" if share >= 1 else "bold green")
     else:
         yield Text("no limit", style="dim green")
         yield Text(f"{taken}")
+        yield Text("any", style="dim green")
     waiting, room = course.waitlisted_count, course.waitlist_capacity
     yield _bar(waiting / room if room else 0.0, waiting_width, "yellow", "▒") if room else Text("none", style="dim")
     yield Text(f"{waiting}/{room}" if room else "")
@@ -153,6 +156,7 @@ def _counters(board: Board) -> Text:
     counts = board.counts
     return Text.assemble(
         " answers ", (f"{counts['answers']:,}", "bold"),
+        "  events ", (f"{counts['events']:,}", "bold cyan"),
         "  refused ", (f"{counts['refused']:,}", "bold red"),
         "  promoted ", (f"{counts['promoted']:,}", "bold yellow"),
         "  calls cut off ", (f"{counts['lost']:,}", "bold magenta"),

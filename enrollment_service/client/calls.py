@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Self
@@ -10,7 +11,7 @@ import grpc
 
 from enrollment_service.client.channel import opened
 from enrollment_service.client.chunks import Chunks, ChunkStream
-from enrollment_service.client.errors import ServiceError, translated
+from enrollment_service.client.errors import OutcomeUnknown, ServiceError, translated
 from enrollment_service.client.methods import METHODS, Method
 from enrollment_service.client.retries import Attempts, Pauses
 
@@ -91,24 +92,25 @@ class Caller:
         stub, attempts = self._stub(METHODS[method]), Attempts(self._pauses, self._budget)
         return ChunkStream(lambda: stub(metadata=self._sent_metadata()), chunks, attempts, answer_timeout).answers()
 
-    async def watch(self, method: str, request: Any) -> AsyncGenerator[Any, None]:
-        """The messages of a Watch method; a stream that breaks is resumed after the last of them."""
+    async def watch(self, method: str, request: Any, *, silence_timeout: float = 60.0) -> AsyncGenerator[Any, None]:
+        """The messages of a Watch method; a stream that breaks or falls silent is resumed after the last of them."""
         asked = type(request)()
         asked.CopyFrom(request)
         attempts = Attempts(self._pauses, self._budget)
         while True:
-            call = self._stub(METHODS[method])(asked, metadata=self._sent_metadata())
+            call, heard = self._stub(METHODS[method])(asked, metadata=self._sent_metadata()), False
             try:
-                while True:
-                    with translated():
-                        message = await call.read()
-                    if message is grpc.aio.EOF:
-                        return
+                while (message := await _next_message(call, silence_timeout)) is not grpc.aio.EOF:
                     asked.resume_token = message.resume_token or asked.resume_token
+                    heard = True
                     attempts.progress()
                     yield message
+                return
             except ServiceError as error:
-                await attempts.pause_after(error)
+                # A stream that was let in outlives its token; there is a new one to go on with.
+                expired = heard and callable(self._token) and error.code is grpc.StatusCode.UNAUTHENTICATED
+                if not expired:
+                    await attempts.pause_after(error)
             finally:
                 call.cancel()
 
@@ -136,3 +138,14 @@ class Caller:
                 response_deserializer=method.response_type.FromString,
             )
         return self._stubs[method.name]
+
+
+async def _next_message(call: Any, silence_timeout: float) -> Any:
+    """The next message of a stream, or EOF; a stream with heartbeats that brings none has been forgotten somewhere."""
+    try:
+        async with asyncio.timeout(silence_timeout):
+            with translated():
+                return await call.read()
+    except TimeoutError:
+        silence = "The stream brought nothing, no heartbeat either."
+        raise OutcomeUnknown(grpc.StatusCode.DEADLINE_EXCEEDED, silence) from None

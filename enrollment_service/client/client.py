@@ -273,14 +273,21 @@ class EnrollmentClient(Caller):
         return self.chunks("ImportEnrollments", chunks, answer_timeout=answer_timeout)
 
     def watch_enrollment_events(
-        self, *, course_id: int = 0, student_id: int = 0, resume_token: str = "", follow: bool = True
+        self,
+        *,
+        course_id: int = 0,
+        student_id: int = 0,
+        resume_token: str = "",
+        follow: bool = True,
+        silence_timeout: float = 60.0,
     ) -> AsyncGenerator[pb.WatchEnrollmentEventsResponse, None]:
         """Every committed change from the token on, in order per course, at least once.
 
-        Of one course, of one student, or of all. A stream that breaks is resumed. Keep the resume_token of the last
-        message that you have dealt with; messages without events are heartbeats.
+        Of one course, of one student, or of all. A stream that breaks is resumed, and so is one whose token has expired
+        if the client knows where to ask for another, or one that brings nothing for `silence_timeout` seconds. Keep the
+        resume_token of the last message that you have dealt with; messages without events are heartbeats.
         """
         request = pb.WatchEnrollmentEventsRequest(
             course_id=course_id, student_id=student_id, resume_token=resume_token, follow=follow
         )
-        return self.watch("WatchEnrollmentEvents", request)
+        return self.watch("WatchEnrollmentEvents", request, silence_timeout=silence_timeout)

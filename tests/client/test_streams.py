@@ -230,3 +230,64 @@ async def test_a_feed_of_a_real_server_goes_on_on_another(processes: Processes) 
         theirs = [one async for one in caller.watch_enrollment_events(student_id=students[0], follow=False)]
     assert seen == [1, 2, 3, 4, 5]
     assert [event.student_id for message in theirs for event in message.events] == [students[0]]
+
+
+async def test_a_feed_that_falls_silent_is_resumed(scripted: ScriptedServer, caller: EnrollmentClient) -> None:
+    asked: list[str] = []
+
+    async def feed(request: Any, _: Any) -> AsyncIterator[Any]:
+        asked.append(request.resume_token)
+        yield pb.WatchEnrollmentEventsResponse(resume_token=f"{len(asked)}")
+        if len(asked) < 3:
+            await asyncio.Event().wait()
+
+    scripted.stream = feed
+    messages = caller.watch_enrollment_events(silence_timeout=0.1)
+    assert [message.resume_token async for message in messages] == ["1", "2", "3"]
+    assert asked == ["", "1", "2"]
+
+
+async def test_a_feed_that_stays_silent_is_given_up(scripted: ScriptedServer, caller: EnrollmentClient) -> None:
+    async def feed(*_: Any) -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield
+
+    scripted.stream = feed
+    with pytest.raises(OutcomeUnknown) as failure:
+        await anext(caller.within(budget=1).watch_enrollment_events(silence_timeout=0.05))
+    assert failure.value.code is Code.DEADLINE_EXCEEDED
+    assert failure.value.attempts > 1
+
+
+class Expiring:
+    """A feed whose watchers have to bring another token for each message."""
+
+    def __init__(self) -> None:
+        self.brought: list[tuple[str, str]] = []
+
+    async def __call__(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        metadata = dict(context.invocation_metadata())
+        self.brought.append((metadata["authorization"], request.resume_token))
+        if len({token for token, _ in self.brought}) == len(self.brought):
+            yield pb.WatchEnrollmentEventsResponse(resume_token=f"{len(self.brought)}")
+        if len(self.brought) < 3:
+            await fails(Code.UNAUTHENTICATED, "UNAUTHENTICATED")(request, context)
+
+
+async def test_a_feed_outlives_the_access_token(scripted: ScriptedServer, time: Time) -> None:
+    scripted.stream = expiring = Expiring()
+    tokens = iter(["one", "two", "three"])
+    async with EnrollmentClient(scripted.address, token=lambda: next(tokens), pauses=time.for_client) as client:
+        assert [one.resume_token async for one in client.watch_enrollment_events()] == ["1", "2", "3"]
+    assert expiring.brought == [("Bearer one", ""), ("Bearer two", "1"), ("Bearer three", "2")]
+
+
+@pytest.mark.parametrize("token", ["one", lambda: "one"], ids=["fixed", "not renewed"])
+async def test_who_has_no_other_token_is_told(scripted: ScriptedServer, token: Any) -> None:
+    scripted.stream = expiring = Expiring()
+    async with EnrollmentClient(scripted.address, token=token) as client:
+        with pytest.raises(Refused) as refusal:
+            async for _ in client.watch_enrollment_events():
+                pass
+    assert refusal.value.reason == "UNAUTHENTICATED"
+    assert len(expiring.brought) == (1 if token == "one" else 2)

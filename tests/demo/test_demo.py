@@ -25,6 +25,7 @@ KEY_LINES = (
     "ok: Four calls, one answer, one seat",
     "ok: Who had an answer got the very same one again",
     "ok: 15 more seats: the first 15 waiters have them, before anybody could ask",
+    "ok: The feed went on from its token on the new server: of every course each event, once and in order",
     "ok: verify finds nothing wrong",
     "ok: SIGTERM drains the server: exit status 0",
 )
@@ -50,6 +51,8 @@ def test_every_claim_holds(tmp_path: Path) -> None:
     assert playing.returncode == 0, output + errors
     assert [line for line in KEY_LINES if line not in output] == []
     assert re.search(r"^(\d+) of \1 claims held", output, re.MULTILINE)
+    assert re.search(r"ok: The board, filled by \d+ events and nothing else, shows what the lists say", output)
+    assert "promoted 26," in output
     assert "NOT SO" not in output
     assert errors == ""
     assert "\x1b" not in output

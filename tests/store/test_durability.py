@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from dev.postgres import EmbeddedPostgres
 from enrollment_service.client import EnrollmentClient, ServiceError
 from tests.support.client import client_of
-from tests.support.databases import PATIENCE, connected, destroyed, kill, migrate, temporary_folder
-from tests.support.locks import until
-from tests.support.processes import ServerProcess, lasting_port
+from tests.support.crashes import durable, killed
+from tests.support.databases import connected, migrate
+from tests.support.processes import ServerProcess
 from tests.support.verification import wrong_in
 
 CALLERS = 8
@@ -25,12 +24,7 @@ ROUNDS = 2
 @pytest.fixture
 def durable_postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL of the test's own that flushes what it commits, to be killed."""
-    with temporary_folder() as folder, destroyed(EmbeddedPostgres(folder / "postgres")) as postgres:
-        # While it is away, a caller's connection must not take its port.
-        home = folder / "postgres"
-        home.mkdir()
-        (home / "port").write_text(f"{lasting_port()}\n")
-        postgres.ensure_running()
+    with durable() as postgres:
         yield postgres
 
 
@@ -69,17 +63,6 @@ class Callers:
         async with asyncio.timeout(30):
             while len(self.acknowledged) < wanted:  # noqa: ASYNC110 - a list that grows
                 await asyncio.sleep(0.005)
-
-
-async def killed(postgres: EmbeddedPostgres) -> None:
-    pid = postgres.postmaster_pid()
-    assert pid is not None
-    children = psutil.Process(pid).children(recursive=True)
-    kill(postgres)
-    await until(lambda: postgres.postmaster_pid() is None)
-    # They end by themselves; until then another server could not have the place.
-    _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=PATIENCE)
-    assert alive == []
 
 
 @asynccontextmanager

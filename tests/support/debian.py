@@ -19,10 +19,10 @@ def program(name: str, package: str) -> str:
     found = shutil.which(name)
     if found is None and not (FOLDER / package).exists():
         _unpack(package)
-    unpacked = FOLDER / package / "usr" / "bin" / name
-    if found is None and not unpacked.exists():
+    unpacked = [path for folder in ("bin", "sbin") if (path := FOLDER / package / "usr" / folder / name).exists()]
+    if found is None and not unpacked:
         pytest.skip(f"{name} is not installed, and Debian's package {package} cannot be had")
-    return found or f"{unpacked}"
+    return found or f"{unpacked[0]}"
 
 
 def _unpack(package: str) -> None:

@@ -1,0 +1,1 @@
+"""Tests of `examples/`: each program is run as a process, and killed."""
