@@ -72,6 +72,12 @@ def check_code(found: list[Violation], field: str, value: str) -> None:
         found.append(invalid_field(field, "must be 1 to 40 letters, digits, and '-', '_', '.' or space"))
 
 
+def check_external_id(found: list[Violation], field: str, value: str) -> None:
+    """The number that another system uses, or nothing."""
+    if len(value) > 255 or not value.isprintable():
+        found.append(invalid_field(field, "must have up to 255 characters, all of them printable"))
+
+
 def check_count(found: list[Violation], field: str, value: int) -> None:
     """A number of seats, of places or of students."""
     if value < 0:

@@ -25,6 +25,7 @@ def student_message(student: Student | StudentId) -> pb.Student:
         create_time=timestamp(student.create_time),
         update_time=timestamp(student.update_time),
         etag=student.etag,
+        external_id=student.external_id,
     )
 
 
@@ -56,6 +57,7 @@ def _details_message(course: Course) -> pb.Course:
         create_time=timestamp(course.create_time),
         update_time=timestamp(course.update_time),
         etag=course.etag,
+        external_id=course.external_id,
     )
     if course.enroll_open_time is not None:
         message.enroll_open_time.CopyFrom(timestamp(course.enroll_open_time))

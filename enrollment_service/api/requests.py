@@ -6,7 +6,7 @@ it returns may be given to the engine. The checks of single fields stand in `fie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -80,6 +80,19 @@ def _check_request(found: list[Violation], request: _Written) -> UUID | None:
     return None if found or not request.request_id else UUID(request.request_id)
 
 
+def _check_one_key(found: list[Violation], request: Message, keys: Mapping[str, Check | None]) -> None:
+    """Exactly one of the keys, the first of which is our id; the others have a check."""
+    given = [name for name in keys if getattr(request, name)]
+    if len(given) > 1:
+        found.append(invalid_field(given[1], f"must not be given together with {given[0]}"))
+        return
+    (name,) = given or [next(iter(keys))]
+    (keys[name] or fields.check_id)(found, name, getattr(request, name))
+
+
+_check_key: Check = partial(fields.check_text, most=254)
+
+
 # --- students ---------------------------------------------------------------------------------------------------
 
 
@@ -89,16 +102,15 @@ def create_student(request: pb.CreateStudentRequest, caller: Caller) -> CreateSt
     _check_student(found, request.student, _STUDENT_FIELDS)
     request_id = _check_request(found, request)
     _refuse_if(found)
-    student = NewStudent(request.student.full_name, request.student.email)
-    return CreateStudent(request_id=request_id, caller=caller, student=student)
+    return CreateStudent(request_id=request_id, caller=caller, student=_new_student(request.student))
 
 
 def get_student(request: pb.GetStudentRequest, _: Caller) -> StudentQuery:
-    """One student."""
+    """One student, by exactly one key."""
     found: list[Violation] = []
-    fields.check_id(found, "student_id", request.student_id)
+    _check_one_key(found, request, {"student_id": None, "external_id": fields.check_external_id, "email": _check_key})
     _refuse_if(found)
-    return StudentQuery(request.student_id)
+    return StudentQuery(request.student_id, request.external_id, request.email)
 
 
 def update_student(request: pb.UpdateStudentRequest, caller: Caller) -> UpdateStudent:
@@ -142,10 +154,15 @@ def list_students(request: pb.ListStudentsRequest, _: Caller) -> tuple[StudentsQ
     return StudentsQuery(page.after[0], page.rows_to_read, request.query), page
 
 
+def _new_student(student: pb.Student) -> NewStudent:
+    return NewStudent(student.full_name, student.email, student.external_id)
+
+
 def _check_student(found: list[Violation], student: pb.Student, names: Iterable[str]) -> None:
     checks: dict[str, Check] = {
         "full_name": partial(fields.check_text, most=200),
         "email": fields.check_email,
+        "external_id": fields.check_external_id,
     }
     for name in names:
         checks[name](found, f"student.{name}", getattr(student, name))
@@ -169,11 +186,11 @@ def create_course(request: pb.CreateCourseRequest, caller: Caller) -> CreateCour
 
 
 def get_course(request: pb.GetCourseRequest, _: Caller) -> CourseQuery:
-    """One course."""
+    """One course, by exactly one key."""
     found: list[Violation] = []
-    fields.check_id(found, "course_id", request.course_id)
+    _check_one_key(found, request, {"course_id": None, "external_id": fields.check_external_id, "code": _check_key})
     _refuse_if(found)
-    return CourseQuery(request.course_id)
+    return CourseQuery(request.course_id, request.external_id, request.code)
 
 
 def update_course(request: pb.UpdateCourseRequest, caller: Caller) -> UpdateCourse:
@@ -232,6 +249,7 @@ def _check_course(found: list[Violation], course: pb.Course, names: Sequence[str
         "waitlist_capacity": fields.check_count,
         "enroll_open_time": fields.check_time,
         "enroll_close_time": fields.check_time,
+        "external_id": fields.check_external_id,
     }
     for name in names:
         checks[name](found, f"course.{name}", getattr(course, name))

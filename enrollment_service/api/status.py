@@ -38,6 +38,7 @@ _BY_CODE = {
         Reason.ALREADY_WAITLISTED,
         Reason.EMAIL_TAKEN,
         Reason.CODE_TAKEN,
+        Reason.EXTERNAL_ID_TAKEN,
     ),
     grpc.StatusCode.FAILED_PRECONDITION: (
         Reason.COURSE_FULL,

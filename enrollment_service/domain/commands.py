@@ -235,7 +235,7 @@ class UpdateCourse(Command[CountedCourse | CourseId]):
 
     @property
     def alone(self) -> bool:
-        return "code" in self.changes
+        return "code" in self.changes or "external_id" in self.changes
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -278,7 +278,7 @@ class UpdateStudent(Command[Student | StudentId]):
 
     @property
     def alone(self) -> bool:
-        return "email" in self.changes
+        return "email" in self.changes or "external_id" in self.changes
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""The ways a call can be refused or fail, in the terms of the domain. Imports nothing of ours.
+"""The ways a call can be refused or fail, in the terms of the domain.
 
 How each becomes a gRPC status stands in `api/status.py`; nothing here knows of gRPC.
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
+
+from enrollment_service.domain.records import Owners
 
 
 class Reason(StrEnum):
@@ -45,6 +47,7 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
     WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
+    EXTERNAL_ID_TAKEN = "EXTERNAL_ID_TAKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +205,38 @@ def etag_mismatch(subject: str, id_name: str, resource_id: int, etag: str) -> Re
     )
 
 
-def email_taken(owner: int | None) -> Refusal:
-    """Another student has the e-mail address; the owner may have gone again meanwhile."""
-    known = {} if owner is None else {"student_id": owner}
-    subject = "students" if owner is None else f"students/{owner}"
-    return Refusal.of(Reason.EMAIL_TAKEN, subject, "Another student has this e-mail address.", **known)
+def student_taken(owners: Owners) -> Refusal:
+    """Other students have the keys that one is to have; the owner may have gone again meanwhile."""
+    return _taken("student", owners, Reason.EMAIL_TAKEN, "Another student has this e-mail address.")
 
 
-def code_taken(owner: int | None) -> Refusal:
-    """Another course has the code; the owner may have gone again meanwhile."""
-    known = {} if owner is None else {"course_id": owner}
-    subject = "courses" if owner is None else f"courses/{owner}"
-    return Refusal.of(Reason.CODE_TAKEN, subject, "Another course has this code.", **known)
+def course_taken(owners: Owners) -> Refusal:
+    """Other courses have the keys that one is to have; the owner may have gone again meanwhile."""
+    return _taken("course", owners, Reason.CODE_TAKEN, "Another course has this code.")
+
+
+def _taken(kind: str, owners: Owners, natural: Reason, text: str) -> Refusal:
+    found = []
+    # Where nobody has any of the keys by now, it was the one that every student and every course has.
+    if owners.natural is not None or owners.external_id is None:
+        found.append(_taken_by(kind, natural, text, owners.natural))
+    if owners.external_id is not None:
+        found.append(external_id_taken(kind, owners.external_id))
+    return Refusal(found)
+
+
+def external_id_taken(kind: str, owner: int | None) -> Violation:
+    """Another student or course (`kind`) has the external id."""
+    return _taken_by(kind, Reason.EXTERNAL_ID_TAKEN, f"Another {kind} has this external_id.", owner)
+
+
+def _taken_by(kind: str, reason: Reason, text: str, owner: int | None) -> Violation:
+    if owner is None:
+        return Violation(reason, f"{kind}s", text)
+    return Violation(reason, f"{kind}s/{owner}", text, {f"{kind}_id": str(owner)})
+
+
+def not_found_by(kind: str, field: str) -> Violation:
+    """No student or course (`kind`) has the key in a field of the request. The key itself is not repeated."""
+    reason = Reason.STUDENT_NOT_FOUND if kind == "student" else Reason.COURSE_NOT_FOUND
+    return Violation(reason, f"{kind}s", f"There is no {kind} with the key in {field}.", {"field": field})

@@ -11,13 +11,15 @@ from enrollment_service.domain.records import CountedCourse, Course, EnrollmentV
 
 
 class StudentQuery(NamedTuple):
-    """One student."""
+    """One student, by one of the keys; the others are 0 or empty."""
 
-    student_id: int
+    student_id: int = 0
+    external_id: str = ""
+    email: str = ""
 
 
 class StudentsQuery(NamedTuple):
-    """Students by ascending id, those after an id; `prefix` is how a name or an e-mail address begins."""
+    """Students by ascending id, those after an id; `prefix` begins a name, an e-mail address or an external id."""
 
     after: int
     limit: int
@@ -25,13 +27,15 @@ class StudentsQuery(NamedTuple):
 
 
 class CourseQuery(NamedTuple):
-    """One course."""
+    """One course, by one of the keys; the others are 0 or empty."""
 
-    course_id: int
+    course_id: int = 0
+    external_id: str = ""
+    code: str = ""
 
 
 class CoursesQuery(NamedTuple):
-    """Courses by ascending id, those after an id; `prefix` is how a code or a title begins."""
+    """Courses by ascending id, those after an id; `prefix` begins a code, a title or an external id."""
 
     after: int
     limit: int

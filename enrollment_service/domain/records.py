@@ -44,6 +44,7 @@ class Student(NamedTuple):
     student_id: int
     full_name: str
     email: str
+    external_id: str
     create_time: datetime
     update_time: datetime
     version: int
@@ -55,10 +56,11 @@ class Student(NamedTuple):
 
 
 class NewStudent(NamedTuple):
-    """A student to create."""
+    """A student to create. What has a default is no part of a fingerprint where it has it."""
 
     full_name: str
     email: str
+    external_id: str = ""
 
 
 class _CourseFields(NamedTuple):
@@ -70,6 +72,7 @@ class _CourseFields(NamedTuple):
     waitlist_capacity: int
     enroll_open_time: datetime | None
     enroll_close_time: datetime | None
+    external_id: str
     create_time: datetime
     update_time: datetime
     version: int
@@ -99,6 +102,17 @@ class NewCourse(NamedTuple):
     waitlist_capacity: int = 0
     enroll_open_time: datetime | None = None
     enroll_close_time: datetime | None = None
+    external_id: str = ""
+
+
+class Owners(NamedTuple):
+    """Who has the unique keys that a new student or course asks for, by their ids; None where nobody has it.
+
+    `natural` is the e-mail address of a student and the code of a course.
+    """
+
+    natural: int | None = None
+    external_id: int | None = None
 
 
 class CountedCourse(NamedTuple):

@@ -34,13 +34,13 @@ from enrollment_service.domain.errors import (
     Reason,
     Refusal,
     Violation,
-    code_taken,
     course_not_found,
-    email_taken,
+    course_taken,
     etag_mismatch,
     invalid_field,
     not_enrolled,
     student_not_found,
+    student_taken,
 )
 from enrollment_service.domain.records import (
     DROPPED,
@@ -50,6 +50,7 @@ from enrollment_service.domain.records import (
     CountedCourse,
     Enrollment,
     EnrollmentView,
+    Owners,
     ServiceReason,
     Student,
 )
@@ -184,10 +185,10 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
 
 
 def create_course(state: State, command: CreateCourse) -> CountedCourse:
-    """A course begins, unless another has its code; whether one has, the insert has found out."""
+    """A course begins, unless another has one of its keys; whether one has, the insert has found out."""
     course = state.new_courses.get(command)
     if course is None:
-        raise code_taken(state.owners.get(command))
+        raise course_taken(state.owners.get(command, Owners()))
     return state.open_course(course, _cause(command)).counted
 
 
@@ -221,10 +222,10 @@ def delete_course(state: State, command: DeleteCourse) -> Done:
 
 
 def create_student(state: State, command: CreateStudent) -> Student:
-    """A student begins, unless another has the e-mail address; whether one has, the insert has found out."""
+    """A student begins, unless another has one of their keys; whether one has, the insert has found out."""
     student = state.new_students.get(command)
     if student is None:
-        raise email_taken(state.owners.get(command))
+        raise student_taken(state.owners.get(command, Owners()))
     return student
 
 

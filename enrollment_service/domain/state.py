@@ -29,6 +29,7 @@ from enrollment_service.domain.records import (
     Enrollment,
     Event,
     NewCourse,
+    Owners,
     ServiceReason,
     Student,
 )
@@ -91,10 +92,10 @@ class State:
     enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
     students: dict[int, Student] = field(default_factory=dict)
     missing_students: set[int] = field(default_factory=set)
-    # What was inserted for the commands that create something, and the ids of those who have the key of the others.
+    # What was inserted for the commands that create something, and who has the keys of the others.
     new_students: dict[Command[Any], Student] = field(default_factory=dict)
     new_courses: dict[Command[Any], Course] = field(default_factory=dict)
-    owners: dict[Command[Any], int] = field(default_factory=dict)
+    owners: dict[Command[Any], Owners] = field(default_factory=dict)
 
     events: list[Event] = field(default_factory=list)
     # Whether the row of a touched pair was in the database before the batch.

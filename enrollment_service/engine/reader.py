@@ -14,6 +14,7 @@ from enrollment_service.domain.errors import (
     Violation,
     course_not_found,
     not_enrolled,
+    not_found_by,
     student_not_found,
 )
 from enrollment_service.domain.queries import (
@@ -156,12 +157,16 @@ class Reader:
         return [answers[type(query)][query] for query in queries]
 
     async def _students(self, connection: DriverConnection, queries: Sequence[StudentQuery]) -> list[Any]:
-        found = await students.read_students(connection, {query.student_id for query in queries})
-        return [found.get(query.student_id) or Refusal([student_not_found(query.student_id)]) for query in queries]
+        by_id = await students.read_students(connection, {query.student_id for query in queries if query.student_id})
+        keyed = {query for query in queries if not query.student_id}
+        by_key = await students.read_students_by_keys(connection, keyed) if keyed else {}
+        return [by_id.get(query.student_id) or by_key.get(query) or Refusal([_no_student(query)]) for query in queries]
 
     async def _courses(self, connection: DriverConnection, queries: Sequence[CourseQuery]) -> list[Any]:
-        found = await courses.read_courses(connection, {query.course_id for query in queries})
-        return [found.get(query.course_id) or Refusal([course_not_found(query.course_id)]) for query in queries]
+        by_id = await courses.read_courses(connection, {query.course_id for query in queries if query.course_id})
+        keyed = {query for query in queries if not query.course_id}
+        by_key = await courses.read_courses_by_keys(connection, keyed) if keyed else {}
+        return [by_id.get(query.course_id) or by_key.get(query) or Refusal([_no_course(query)]) for query in queries]
 
     async def _enrollments(self, connection: DriverConnection, queries: Sequence[EnrollmentQuery]) -> list[Any]:
         found = await enrollments.read_pairs(connection, queries)
@@ -201,6 +206,18 @@ class Reader:
         EnrollmentQuery: _enrollments,
         StudentCoursesQuery: _student_courses,
     }
+
+
+def _no_student(query: StudentQuery) -> Violation:
+    if query.student_id:
+        return student_not_found(query.student_id)
+    return not_found_by("student", "external_id" if query.external_id else "email")
+
+
+def _no_course(query: CourseQuery) -> Violation:
+    if query.course_id:
+        return course_not_found(query.course_id)
+    return not_found_by("course", "external_id" if query.external_id else "code")
 
 
 def _view(

@@ -19,7 +19,13 @@ from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
 from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
-from enrollment_service.domain.errors import DatabaseUnavailable, code_taken, email_taken
+from enrollment_service.domain.errors import (
+    DatabaseUnavailable,
+    Refusal,
+    course_taken,
+    external_id_taken,
+    student_taken,
+)
 from enrollment_service.domain.footprint import SOMETHING, Row, rounds
 from enrollment_service.engine.batch import NOTHING, Busy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
@@ -27,12 +33,10 @@ from enrollment_service.engine.loading import first_busy, look_up_rows
 from enrollment_service.engine.patient import PatientLane, Results, Turn
 from enrollment_service.engine.tally import count
 from enrollment_service.settings import Settings
-from enrollment_service.store import locks
+from enrollment_service.store import courses, locks, students
 from enrollment_service.store.batches import batch_statements
-from enrollment_service.store.courses import code_owners
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, constraint_of, fault_of
-from enrollment_service.store.students import email_owner
 from enrollment_service.store.transactions import DriverConnection, HeldConnection, told
 from enrollment_service.telemetry import metrics, tracing
 
@@ -40,6 +44,13 @@ from enrollment_service.telemetry import metrics, tracing
 MAX_GIVE_WAY = 0.05
 # How long batches usually hold their rows, in seconds, with something to spare.
 USUAL_BATCH = 0.01
+# The unique keys that an update may break, by their indexes.
+_KEYS = {
+    "uq_students_email": "email",
+    "uq_students_external_id": "external_id",
+    "uq_courses_code": "code",
+    "uq_courses_external_id": "external_id",
+}
 
 Form: TypeAlias = Callable[[], Sequence[Command[Any]]]
 Answers: TypeAlias = Sequence[Answer | Exception | Pending[Answer]]
@@ -227,11 +238,16 @@ class Writer:
         return await self._key_taken(error, held, command) if fault_of(error) is Fault.DUPLICATE else told(error)
 
     async def _key_taken(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
-        constraint = constraint_of(error)
-        if constraint == "uq_students_email" and isinstance(command, UpdateStudent):
-            email = command.changes["email"]
-            return email_taken(await held.read(lambda connection: email_owner(connection, email)))
-        if constraint == "uq_courses_code" and isinstance(command, UpdateCourse):
-            code = command.changes["code"]
-            return code_taken((await held.read(lambda connection: code_owners(connection, [code]))).get(code))
-        return error
+        constraint = constraint_of(error) or ""
+        if not isinstance(command, UpdateStudent | UpdateCourse) or constraint not in _KEYS:
+            return error
+        name = _KEYS[constraint]
+        # Of the other key it does not matter who has it: that may be the very one that is updated.
+        external_id = command.changes[name] if name == "external_id" else ""
+        natural = "" if external_id else command.changes[name]
+        student = isinstance(command, UpdateStudent)
+        read = students.owners_of if student else courses.owners_of
+        owners = (await held.read(lambda connection: read(connection, {0: (natural, external_id)})))[0]
+        if external_id:
+            return Refusal([external_id_taken("student" if student else "course", owners.external_id)])
+        return student_taken(owners) if student else course_taken(owners)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import any_, bindparam, delete, or_, select, update
+from sqlalchemy import any_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from enrollment_service.domain.queries import CoursesQuery
-from enrollment_service.domain.records import CountedCourse, Course, NewCourse
+from enrollment_service.domain.queries import CourseQuery, CoursesQuery
+from enrollment_service.domain.records import CountedCourse, Course, NewCourse, Owners
 from enrollment_service.store.course_cache import CourseCache
 from enrollment_service.store.faults import StaleError
-from enrollment_service.store.models import CourseRow, SeatsRow
+from enrollment_service.store.models import CourseRow, SeatsRow, code_key
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.statements import (
     Prepared,
@@ -28,6 +28,7 @@ from enrollment_service.store.statements import (
     combinations_of,
     integer,
     next_id,
+    or_empty,
     rows_of,
     text,
     timestamp,
@@ -43,6 +44,7 @@ _detail_columns = [
     SeatsRow.waitlist_capacity,
     SeatsRow.enroll_open_time,
     SeatsRow.enroll_close_time,
+    or_empty(CourseRow.external_id),
     CourseRow.create_time,
     CourseRow.update_time,
     SeatsRow.version,
@@ -66,6 +68,43 @@ async def read_courses(connection: DriverConnection, course_ids: Iterable[int]) 
     ids = list(course_ids)
     found = [counted(row) for row in await _read.fetch(connection, course_ids=ids)] if ids else []
     return {counted.course.course_id: counted for counted in found}
+
+
+def _joined_by_keys(rows: Any) -> tuple[Any, Any, Any]:
+    """Rows of codes and external ids beside the courses that have the one, and those that have the other."""
+    by_code, by_external_id = aliased(CourseRow), aliased(CourseRow)
+    joined = rows.outerjoin(by_code, code_key(by_code.code) == code_key(rows.c.codes)).outerjoin(
+        by_external_id, by_external_id.external_id == rows.c.external_ids
+    )
+    return joined, by_code, by_external_id
+
+
+def _keyed() -> Prepared:
+    rows = rows_of(external_ids=text, codes=text, ordinals=bigint)
+    joined, by_code, by_external_id = _joined_by_keys(rows)
+    found = CourseRow.id == func.coalesce(by_code.id, by_external_id.id)
+    return Prepared(
+        select(rows.c.ordinals, *counted_columns).select_from(
+            joined.join(CourseRow, found).join(SeatsRow, SeatsRow.course_id == CourseRow.id)
+        )
+    )
+
+
+_read_by_keys = _keyed()
+
+
+async def read_courses_by_keys(
+    connection: DriverConnection, queries: Iterable[CourseQuery]
+) -> dict[CourseQuery, CountedCourse]:
+    """The courses that exist, by queries that name an external id or a code, however it is written."""
+    asked = list(queries)
+    rows = await _read_by_keys.fetch(
+        connection,
+        external_ids=[query.external_id or None for query in asked],
+        codes=[query.code or None for query in asked],
+        ordinals=range(len(asked)),
+    )
+    return {asked[ordinal]: counted(course) for ordinal, *course in rows}
 
 
 async def read_details(
@@ -103,17 +142,17 @@ async def read_details(
 
 
 def _create() -> Prepared:
-    rows = rows_of(codes=text, titles=text, descriptions=text, ordinals=bigint)
+    rows = rows_of(codes=text, titles=text, descriptions=text, external_ids=text, ordinals=bigint)
     now = bindparam("now", type_=timestamp)
     # Ids are drawn first, so that the rows which were inserted can be told apart from those that were not.
     drawn = select(next_id("courses").label("id"), *rows.c).cte("drawn")
     inserted = (
         insert_or_skip(CourseRow)
         .from_select(
-            ["id", "code", "title", "description", "create_time", "update_time"],
-            select(drawn.c.id, drawn.c.codes, drawn.c.titles, drawn.c.descriptions, now, now).order_by(
-                drawn.c.codes, drawn.c.ordinals
-            ),
+            ["id", "code", "title", "description", "external_id", "create_time", "update_time"],
+            select(
+                drawn.c.id, drawn.c.codes, drawn.c.titles, drawn.c.descriptions, drawn.c.external_ids, now, now
+            ).order_by(code_key(drawn.c.codes), drawn.c.ordinals),
         )
         .on_conflict_do_nothing()
         .returning(CourseRow.id)
@@ -123,40 +162,61 @@ def _create() -> Prepared:
 
 
 _create_courses = _create()
-_owners = Prepared(select(CourseRow.code, CourseRow.id).where(CourseRow.code == any_(array("codes", text))))
+
+
+def _owners() -> Prepared:
+    rows = rows_of(codes=text, external_ids=text, ordinals=bigint)
+    joined, by_code, by_external_id = _joined_by_keys(rows)
+    return Prepared(select(rows.c.ordinals, by_code.id, by_external_id.id).select_from(joined))
+
+
+_read_owners = _owners()
 
 
 async def create_courses(
     connection: DriverConnection, courses: Sequence[NewCourse], now: datetime
-) -> tuple[dict[int, Course], dict[int, int]]:
-    """Creates the courses whose code is free, still without their seat rows; `now` is when.
+) -> tuple[dict[int, Course], dict[int, Owners]]:
+    """Creates the courses whose code and external id are free, still without their seat rows; `now` is when.
 
     Returns:
-        The created courses by their index in `courses`, and for the other indices the id of the course that has the
-        code.
+        The created courses by their index in `courses`, and for the other indices who has their keys.
     """
     rows = await _create_courses.fetch(
         connection,
         codes=[course.code for course in courses],
         titles=[course.title for course in courses],
         descriptions=[course.description for course in courses],
+        external_ids=[course.external_id or None for course in courses],
         ordinals=range(len(courses)),
         now=now,
     )
     created = {row["ordinals"]: Course._make((row["id"], *courses[row["ordinals"]], now, now, 1)) for row in rows}
-    taken = {index: course.code for index, course in enumerate(courses) if index not in created}
-    owners = await code_owners(connection, list(taken.values()))
-    return created, {index: owners[code] for index, code in taken.items() if code in owners}
+    keys = {index: (course.code, course.external_id) for index, course in enumerate(courses) if index not in created}
+    return created, await owners_of(connection, keys)
 
 
-async def code_owners(connection: DriverConnection, codes: Sequence[str]) -> dict[str, int]:
-    """The ids of the courses that have these codes."""
-    rows = await _owners.fetch(connection, codes=codes) if codes else []
-    return {row["code"]: row["id"] for row in rows}
+async def owners_of(connection: DriverConnection, keys: Mapping[int, tuple[str, str]]) -> dict[int, Owners]:
+    """Who has these codes, however they are written, and external ids; either may be empty."""
+    if not keys:
+        return {}
+    codes, external_ids = zip(*keys.values(), strict=True)
+    rows = await _read_owners.fetch(
+        connection,
+        codes=[one or None for one in codes],
+        external_ids=[one or None for one in external_ids],
+        ordinals=list(keys),
+    )
+    return {ordinal: Owners(*found) for ordinal, *found in rows}
 
 
 # What clients write of a course, by the table it stands in, with what is written whenever any of it changes.
-_TEXTS: dict[str, TypeEngine[Any]] = {"code": text, "title": text, "description": text, "update_time": timestamp}
+_TEXTS: dict[str, TypeEngine[Any]] = {
+    "code": text,
+    "title": text,
+    "description": text,
+    "external_id": text,
+    "update_time": timestamp,
+}
 _RULES: dict[str, TypeEngine[Any]] = {
     "capacity": integer,
     "waitlist_capacity": integer,
@@ -171,6 +231,11 @@ def _update_columns(key: InstrumentedAttribute[int], columns: tuple[tuple[str, T
     rows = rows_of(ids=bigint, **{f"new_{name}": kind for name, kind in columns})
     values = {name: rows.c[f"new_{name}"] for name, _ in columns}
     return Prepared(update(key.class_).values(values).where(key == rows.c.ids))
+
+
+def _stored(name: str, course: Course) -> Any:
+    value = getattr(course, name)
+    return value or None if name == "external_id" else value
 
 
 _delete_seats = Prepared(delete(SeatsRow).where(SeatsRow.course_id == any_(array("ids"))))
@@ -191,7 +256,7 @@ async def update_courses(connection: DriverConnection, changed: Iterable[tuple[C
         for key, columns in ((CourseRow.id, _TEXTS), (SeatsRow.course_id, _RULES)):
             written = tuple((name, kind) for name, kind in columns.items() if name in new)
             if written:
-                values = {f"new_{name}": [getattr(course, name) for course in courses] for name, _ in written}
+                values = {f"new_{name}": [_stored(name, course) for course in courses] for name, _ in written}
                 ids = [course.course_id for course in courses]
                 await _update_columns(key, written).fetch(connection, ids=ids, **values)
 
@@ -204,7 +269,7 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
 
 def creation_statements() -> list[Prepared]:
     """Those that creating courses may send."""
-    return [_create_courses, _owners]
+    return [_create_courses, _read_owners]
 
 
 def batch_statements() -> list[Prepared]:
@@ -215,7 +280,7 @@ def batch_statements() -> list[Prepared]:
         for written in combinations_of(columns.items())
         if always in dict(written)
     ]
-    return [_read, _create_courses, _owners, _delete_seats, _delete_courses, *updates]
+    return [_read, _create_courses, _read_owners, _delete_seats, _delete_courses, *updates]
 
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:
@@ -241,5 +306,5 @@ async def list_courses(
         statement = statement.where(or_(opens.is_(None), opens <= clock), or_(closes.is_(None), closes > clock))
     if query.prefix:
         await plan_for_prefixes(connection)
-        statement = statement.where(begins_with(query.prefix, CourseRow.code, CourseRow.title))
+        statement = statement.where(begins_with(query.prefix, CourseRow.code, CourseRow.title, CourseRow.external_id))
     return [counted(row) for row in await connection.execute(statement)]

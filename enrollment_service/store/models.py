@@ -13,6 +13,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Identity,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     String,
     Text,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -41,6 +43,7 @@ NAMING = {
 }
 
 timestamptz = DateTime(timezone=True)
+_GLOBALLY: ColumnElement[str] = literal_column("'g'")
 
 
 class Xid8(UserDefinedType[int]):
@@ -59,7 +62,13 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {int: BigInteger, datetime: timestamptz, str: Text}
 
 
-def _prefix_index(name: str, column: Mapped[str]) -> Index:
+def code_key(code: Any) -> ColumnElement[str]:
+    """What tells two codes apart: neither case nor surrounding or doubled spaces do."""
+    single_spaced = func.regexp_replace(func.btrim(code), literal_column("' +'"), literal_column("' '"), _GLOBALLY)
+    return func.lower(single_spaced.collate("C"))
+
+
+def _prefix_index(name: str, column: Mapped[Any]) -> Index:
     """An index for prefix queries: LIKE 'ann%' can use it whatever the database's collation."""
     lowered = func.lower(column).label("lowered")  # a label, because operator classes are given by name
     return Index(name, lowered, postgresql_ops={"lowered": "text_pattern_ops"})
@@ -73,6 +82,7 @@ class StudentRow(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     full_name: Mapped[str] = mapped_column(String(200))
     email: Mapped[str] = mapped_column(String(254))
+    external_id: Mapped[str | None] = mapped_column(String(255))
     create_time: Mapped[datetime] = mapped_column(server_default=func.now())
     update_time: Mapped[datetime] = mapped_column(server_default=func.now())
     version: Mapped[int] = mapped_column(server_default="1")
@@ -85,6 +95,9 @@ class StudentRow(Base):
         Index("uq_students_email", func.lower(email), unique=True),
         _prefix_index("ix_students_full_name_prefix", full_name),
         _prefix_index("ix_students_email_prefix", email),
+        # Partial, so that it is no key: who is entered in a course does not wait for a change of it, nor the other way.
+        Index("uq_students_external_id", external_id, unique=True, postgresql_where=external_id.is_not(None)),
+        _prefix_index("ix_students_external_id_prefix", external_id),
     )
 
 
@@ -94,9 +107,10 @@ class CourseRow(Base):
     __tablename__ = "courses"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    code: Mapped[str] = mapped_column(String(40), unique=True)
+    code: Mapped[str] = mapped_column(String(40))
     title: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(String(2000), server_default="")
+    external_id: Mapped[str | None] = mapped_column(String(255))
     create_time: Mapped[datetime] = mapped_column(server_default=func.now())
     update_time: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -106,8 +120,11 @@ class CourseRow(Base):
     seats: Mapped[SeatsRow] = relationship(back_populates="course", lazy="raise", passive_deletes="all")
 
     __table_args__ = (
+        Index("uq_courses_code", code_key(code), unique=True),
         _prefix_index("ix_courses_code_prefix", code),
         _prefix_index("ix_courses_title_prefix", title),
+        Index("uq_courses_external_id", external_id, unique=True, postgresql_where=external_id.is_not(None)),
+        _prefix_index("ix_courses_external_id_prefix", external_id),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ColumnElement, func, literal, or_, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
@@ -9,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 _ESCAPE = "/"
 
 
-def begins_with(prefix: str, *columns: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+def begins_with(prefix: str, *columns: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     """Whether any of the columns begins with the prefix; the database lowers both, so that they fit each other."""
     literally = "".join(_ESCAPE + letter if letter in f"%_{_ESCAPE}" else letter for letter in prefix)
     pattern = func.lower(literal(literally + "%"))

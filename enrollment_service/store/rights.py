@@ -46,7 +46,8 @@ class Rights:
 
 
 _TIMES = ("create_time", "update_time")
-_OF_COURSE = ("code", "title", "description")
+_OF_STUDENT = ("full_name", "email", "external_id")
+_OF_COURSE = ("code", "title", "description", "external_id")
 _OF_SEATS = ("capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time")
 _OF_COUNTS = ("enrolled_count", "waitlisted_count", "last_sequence", "last_event_time")
 _OF_ENROLLMENT = ("state", "sequence", "enroll_time", "create_time")
@@ -58,8 +59,8 @@ _OF_EVENT = (
 RIGHTS = (
     Rights(
         StudentRow,
-        insert=("id", "full_name", "email", *_TIMES),
-        update=("full_name", "email", "update_time", "version"),
+        insert=("id", *_OF_STUDENT, *_TIMES),
+        update=(*_OF_STUDENT, "update_time", "version"),
         delete=True,
     ),
     Rights(CourseRow, insert=("id", *_OF_COURSE, *_TIMES), update=(*_OF_COURSE, "update_time"), delete=True),

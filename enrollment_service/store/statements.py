@@ -28,6 +28,7 @@ from sqlalchemy import (
     literal_column,
 )
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.types import TypeEngine
 
@@ -52,6 +53,11 @@ timestamp = timestamptz
 def array(name: str, of: TypeEngine[Any] = bigint) -> BindParameter[Any]:
     """A parameter that takes a list of values."""
     return bindparam(name, type_=ARRAY(of))
+
+
+def or_empty(column: InstrumentedAttribute[str | None]) -> ColumnElement[str]:
+    """A text that may be NULL as the domain has it: empty where there is none."""
+    return func.coalesce(column, literal_column("''", Text)).label(column.key)
 
 
 def constant(value: int) -> ColumnElement[int]:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
-from enrollment_service.domain.queries import StudentsQuery
-from enrollment_service.domain.records import NewStudent, Student
+from enrollment_service.domain.queries import StudentQuery, StudentsQuery
+from enrollment_service.domain.records import NewStudent, Owners, Student
 from enrollment_service.store.models import StudentRow
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
-from enrollment_service.store.statements import Prepared, array, bigint, next_id, rows_of, text, timestamp
+from enrollment_service.store.statements import Prepared, array, bigint, next_id, or_empty, rows_of, text, timestamp
 from enrollment_service.store.transactions import DriverConnection
 
 student_columns = [
     StudentRow.id,
     StudentRow.full_name,
     StudentRow.email,
+    or_empty(StudentRow.external_id),
     StudentRow.create_time,
     StudentRow.update_time,
     StudentRow.version,
@@ -36,6 +39,39 @@ async def read_students(connection: DriverConnection, student_ids: Iterable[int]
     """The students that exist, by id."""
     rows = await _read.fetch(connection, ids=list(student_ids))
     return {row["id"]: Student(*row) for row in rows}
+
+
+def _joined_by_keys(rows: Any) -> tuple[Any, Any, Any]:
+    """Rows of e-mail addresses and external ids beside the students who have the one, and those who have the other."""
+    by_email, by_external_id = aliased(StudentRow), aliased(StudentRow)
+    joined = rows.outerjoin(by_email, func.lower(by_email.email) == func.lower(rows.c.emails)).outerjoin(
+        by_external_id, by_external_id.external_id == rows.c.external_ids
+    )
+    return joined, by_email, by_external_id
+
+
+def _keyed() -> Prepared:
+    rows = rows_of(external_ids=text, emails=text, ordinals=bigint)
+    joined, by_email, by_external_id = _joined_by_keys(rows)
+    found = StudentRow.id == func.coalesce(by_email.id, by_external_id.id)
+    return Prepared(select(rows.c.ordinals, *student_columns).select_from(joined.join(StudentRow, found)))
+
+
+_read_by_keys = _keyed()
+
+
+async def read_students_by_keys(
+    connection: DriverConnection, queries: Iterable[StudentQuery]
+) -> dict[StudentQuery, Student]:
+    """The students that exist, by queries that name an external id or an e-mail address, whatever its case."""
+    asked = list(queries)
+    rows = await _read_by_keys.fetch(
+        connection,
+        external_ids=[query.external_id or None for query in asked],
+        emails=[query.email or None for query in asked],
+        ordinals=range(len(asked)),
+    )
+    return {asked[ordinal]: Student(*student) for ordinal, *student in rows}
 
 
 async def lock_students(
@@ -60,15 +96,15 @@ async def lock_students(
 
 
 def _create() -> Prepared:
-    rows = rows_of(names=text, emails=text, ordinals=bigint)
+    rows = rows_of(names=text, emails=text, external_ids=text, ordinals=bigint)
     now = bindparam("now", type_=timestamp)
     # Ids are drawn first, so that the rows which were inserted can be told apart from those that were not.
     drawn = select(next_id("students").label("id"), *rows.c).cte("drawn")
     inserted = (
         insert_or_skip(StudentRow)
         .from_select(
-            ["id", "full_name", "email", "create_time", "update_time"],
-            select(drawn.c.id, drawn.c.names, drawn.c.emails, now, now).order_by(
+            ["id", "full_name", "email", "external_id", "create_time", "update_time"],
+            select(drawn.c.id, drawn.c.names, drawn.c.emails, drawn.c.external_ids, now, now).order_by(
                 func.lower(drawn.c.emails), drawn.c.ordinals
             ),
         )
@@ -80,57 +116,63 @@ def _create() -> Prepared:
 
 
 def _owners() -> Prepared:
-    rows = rows_of(emails=text, ordinals=bigint)
-    return Prepared(
-        select(rows.c.ordinals, StudentRow.id).join_from(
-            rows, StudentRow, func.lower(StudentRow.email) == func.lower(rows.c.emails)
-        )
-    )
+    rows = rows_of(emails=text, external_ids=text, ordinals=bigint)
+    joined, by_email, by_external_id = _joined_by_keys(rows)
+    return Prepared(select(rows.c.ordinals, by_email.id, by_external_id.id).select_from(joined))
 
 
 _create_students = _create()
-_email_owners = _owners()
+_read_owners = _owners()
 
 
 async def create_students(
     connection: DriverConnection, students: Sequence[NewStudent], now: datetime
-) -> tuple[dict[int, Student], dict[int, int]]:
-    """Creates the students whose e-mail address is free; `now` is when.
+) -> tuple[dict[int, Student], dict[int, Owners]]:
+    """Creates the students whose e-mail address and external id are free; `now` is when.
 
     Returns:
-        The created students by their index in `students`, and for the other indices the id of the student who has
-        the address.
+        The created students by their index in `students`, and for the other indices who has their keys.
     """
-    emails = [student.email for student in students]
     rows = await _create_students.fetch(
         connection,
         names=[student.full_name for student in students],
-        emails=emails,
+        emails=[student.email for student in students],
+        external_ids=[student.external_id or None for student in students],
         ordinals=range(len(students)),
         now=now,
     )
     created = {row["ordinals"]: Student._make((row["id"], *students[row["ordinals"]], now, now, 1)) for row in rows}
-    taken = [index for index in range(len(students)) if index not in created]
-    return created, await _owners_of(connection, {index: emails[index] for index in taken})
+    keys = {
+        index: (student.email, student.external_id) for index, student in enumerate(students) if index not in created
+    }
+    return created, await owners_of(connection, keys)
 
 
-async def _owners_of(connection: DriverConnection, emails: Mapping[int, str]) -> dict[int, int]:
-    if not emails:
+async def owners_of(connection: DriverConnection, keys: Mapping[int, tuple[str, str]]) -> dict[int, Owners]:
+    """Who has these e-mail addresses, whatever their case, and external ids; either may be empty."""
+    if not keys:
         return {}
-    rows = await _email_owners.fetch(connection, emails=list(emails.values()), ordinals=list(emails))
-    return {row["ordinals"]: row["id"] for row in rows}
-
-
-async def email_owner(connection: DriverConnection, email: str) -> int | None:
-    """The id of the student who has this e-mail address, whatever its case."""
-    return (await _owners_of(connection, {0: email})).get(0)
+    emails, external_ids = zip(*keys.values(), strict=True)
+    rows = await _read_owners.fetch(
+        connection,
+        emails=[one or None for one in emails],
+        external_ids=[one or None for one in external_ids],
+        ordinals=list(keys),
+    )
+    return {ordinal: Owners(*found) for ordinal, *found in rows}
 
 
 def _update() -> Prepared:
-    rows = rows_of(ids=bigint, names=text, emails=text, update_times=timestamp, versions=bigint)
+    rows = rows_of(ids=bigint, names=text, emails=text, external_ids=text, update_times=timestamp, versions=bigint)
     return Prepared(
         update(StudentRow)
-        .values(full_name=rows.c.names, email=rows.c.emails, update_time=rows.c.update_times, version=rows.c.versions)
+        .values(
+            full_name=rows.c.names,
+            email=rows.c.emails,
+            external_id=rows.c.external_ids,
+            update_time=rows.c.update_times,
+            version=rows.c.versions,
+        )
         .where(StudentRow.id == rows.c.ids)
     )
 
@@ -146,6 +188,7 @@ async def update_students(connection: DriverConnection, students: Sequence[Stude
         ids=[student.student_id for student in students],
         names=[student.full_name for student in students],
         emails=[student.email for student in students],
+        external_ids=[student.external_id or None for student in students],
         update_times=[student.update_time for student in students],
         versions=[student.version for student in students],
     )
@@ -158,13 +201,13 @@ async def delete_students(connection: DriverConnection, student_ids: Sequence[in
 
 def creation_statements() -> list[Prepared]:
     """Those that creating students may send."""
-    return [_create_students, _email_owners]
+    return [_create_students, _read_owners]
 
 
 def batch_statements() -> list[Prepared]:
     """Those that a batch may send."""
     locking = [_lock_to_update, _lock_to_update_or_skip, _lock_to_delete]
-    return [_read, *locking, _create_students, _email_owners, _update_students, _delete_students]
+    return [_read, *locking, _create_students, _read_owners, _update_students, _delete_students]
 
 
 async def list_students(connection: AsyncConnection, query: StudentsQuery) -> list[Student]:
@@ -172,5 +215,7 @@ async def list_students(connection: AsyncConnection, query: StudentsQuery) -> li
     statement = select(*student_columns).where(StudentRow.id > query.after).order_by(StudentRow.id).limit(query.limit)
     if query.prefix:
         await plan_for_prefixes(connection)
-        statement = statement.where(begins_with(query.prefix, StudentRow.full_name, StudentRow.email))
+        statement = statement.where(
+            begins_with(query.prefix, StudentRow.full_name, StudentRow.email, StudentRow.external_id)
+        )
     return [Student._make(row) for row in await connection.execute(statement)]

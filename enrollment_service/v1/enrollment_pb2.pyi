@@ -67,6 +67,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_UNIMPLEMENTED: _ClassVar[ErrorReason]
     ERROR_REASON_WATCHER_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_EXTERNAL_ID_TAKEN: _ClassVar[ErrorReason]
 ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
 ENROLLMENT_STATE_ENROLLED: EnrollmentState
 ENROLLMENT_STATE_WAITLISTED: EnrollmentState
@@ -112,25 +113,28 @@ ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_UNIMPLEMENTED: ErrorReason
 ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason
+ERROR_REASON_EXTERNAL_ID_TAKEN: ErrorReason
 
 class Student(_message.Message):
-    __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag")
+    __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag", "external_id")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     FULL_NAME_FIELD_NUMBER: _ClassVar[int]
     EMAIL_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
     student_id: int
     full_name: str
     email: str
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, student_id: _Optional[int] = ..., full_name: _Optional[str] = ..., email: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    external_id: str
+    def __init__(self, student_id: _Optional[int] = ..., full_name: _Optional[str] = ..., email: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., external_id: _Optional[str] = ...) -> None: ...
 
 class Course(_message.Message):
-    __slots__ = ("course_id", "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "enrolled_count", "waitlisted_count", "create_time", "update_time", "etag")
+    __slots__ = ("course_id", "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "enrolled_count", "waitlisted_count", "create_time", "update_time", "etag", "external_id")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +148,7 @@ class Course(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     code: str
     title: str
@@ -157,7 +162,8 @@ class Course(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, course_id: _Optional[int] = ..., code: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., capacity: _Optional[int] = ..., waitlist_capacity: _Optional[int] = ..., enroll_open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enroll_close_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    external_id: str
+    def __init__(self, course_id: _Optional[int] = ..., code: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., capacity: _Optional[int] = ..., waitlist_capacity: _Optional[int] = ..., enroll_open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enroll_close_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., external_id: _Optional[str] = ...) -> None: ...
 
 class Enrollment(_message.Message):
     __slots__ = ("student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "student", "course")
@@ -238,10 +244,14 @@ class CreateStudentResponse(_message.Message):
     def __init__(self, student: _Optional[_Union[Student, _Mapping]] = ...) -> None: ...
 
 class GetStudentRequest(_message.Message):
-    __slots__ = ("student_id",)
+    __slots__ = ("student_id", "external_id", "email")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    EMAIL_FIELD_NUMBER: _ClassVar[int]
     student_id: int
-    def __init__(self, student_id: _Optional[int] = ...) -> None: ...
+    external_id: str
+    email: str
+    def __init__(self, student_id: _Optional[int] = ..., external_id: _Optional[str] = ..., email: _Optional[str] = ...) -> None: ...
 
 class GetStudentResponse(_message.Message):
     __slots__ = ("student",)
@@ -316,10 +326,14 @@ class CreateCourseResponse(_message.Message):
     def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
 
 class GetCourseRequest(_message.Message):
-    __slots__ = ("course_id",)
+    __slots__ = ("course_id", "external_id", "code")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     course_id: int
-    def __init__(self, course_id: _Optional[int] = ...) -> None: ...
+    external_id: str
+    code: str
+    def __init__(self, course_id: _Optional[int] = ..., external_id: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
 
 class GetCourseResponse(_message.Message):
     __slots__ = ("course",)

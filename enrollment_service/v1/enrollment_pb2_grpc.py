@@ -140,17 +140,19 @@ class EnrollmentServiceServicer:
         """Creates a student.
 
         INVALID_ARGUMENT if a field is missing or malformed; ALREADY_EXISTS
-        (EMAIL_TAKEN) if another student has the same e-mail address, whatever its
-        case.
+        (EMAIL_TAKEN, EXTERNAL_ID_TAKEN) if another student has the same e-mail
+        address, whatever its case, or the same external_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStudent(self, request, context):
-        """Gets a student.
+        """Gets a student by exactly one key: our id, the external id or the e-mail
+        address.
 
-        NOT_FOUND (STUDENT_NOT_FOUND) if there is none with this id.
+        INVALID_ARGUMENT if several keys are given, or none; NOT_FOUND
+        (STUDENT_NOT_FOUND) if there is none with this key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,8 +162,8 @@ class EnrollmentServiceServicer:
         """Changes the fields of a student that the update mask names.
 
         INVALID_ARGUMENT if the mask is empty, unknown or names an output-only
-        field; NOT_FOUND; ALREADY_EXISTS (EMAIL_TAKEN); ABORTED (ETAG_MISMATCH) if
-        an etag is given and the student has changed since.
+        field; NOT_FOUND; ALREADY_EXISTS (EMAIL_TAKEN, EXTERNAL_ID_TAKEN); ABORTED
+        (ETAG_MISMATCH) if an etag is given and the student has changed since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,16 +194,19 @@ class EnrollmentServiceServicer:
         """Creates a course.
 
         INVALID_ARGUMENT if a field is missing or malformed; ALREADY_EXISTS
-        (CODE_TAKEN) if another course has the same code.
+        (CODE_TAKEN, EXTERNAL_ID_TAKEN) if another course has the same code, whatever
+        its case, surrounding or doubled spaces, or the same external_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCourse(self, request, context):
-        """Gets a course with its present counts.
+        """Gets a course with its present counts, by exactly one key: our id, the
+        external id or the code.
 
-        NOT_FOUND (COURSE_NOT_FOUND) if there is none with this id.
+        INVALID_ARGUMENT if several keys are given, or none; NOT_FOUND
+        (COURSE_NOT_FOUND) if there is none with this key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,9 +217,9 @@ class EnrollmentServiceServicer:
         capacity or moving the close time promotes waiters in the same transaction.
 
         INVALID_ARGUMENT if the mask is empty, unknown or names an output-only
-        field; NOT_FOUND; ALREADY_EXISTS (CODE_TAKEN); ABORTED (ETAG_MISMATCH);
-        FAILED_PRECONDITION (CAPACITY_BELOW_ENROLLED) if more students are enrolled
-        than the new capacity allows.
+        field; NOT_FOUND; ALREADY_EXISTS (CODE_TAKEN, EXTERNAL_ID_TAKEN); ABORTED
+        (ETAG_MISMATCH); FAILED_PRECONDITION (CAPACITY_BELOW_ENROLLED) if more
+        students are enrolled than the new capacity allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

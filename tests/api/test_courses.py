@@ -91,12 +91,16 @@ async def test_output_only_fields_of_a_new_course_are_ignored(client: Client) ->
     assert (created.enrolled_count, created.waitlisted_count) == (0, 0)
 
 
-async def test_a_code_is_unique_and_its_case_counts(client: Client) -> None:
-    first = await create(client, code="ART-1", title="T")
+@pytest.mark.parametrize("again", ["ART 1", "art 1", " Art  1 "])
+async def test_a_code_is_unique_whatever_its_case_and_spaces(client: Client, again: str) -> None:
+    first = await create(client, code="ART 1", title="T")
     metadata = {"course_id": str(first.course_id)}
     with refused("ALREADY_EXISTS", "CODE_TAKEN", metadata=metadata, resources=[f"courses/{first.course_id}"]):
-        await create(client, code="ART-1", title="Another")
-    assert (await create(client, code="art-1", title="T")).course_id
+        await create(client, code=again, title="Another")
+    other = await create(client, code="ART1", title="T")
+    with refused("ALREADY_EXISTS", "CODE_TAKEN", metadata=metadata, resources=[f"courses/{first.course_id}"]):
+        await update(client, other.course_id, "code", code=again)
+    assert (await update(client, first.course_id, "code", code=again)).code == again
 
 
 async def test_of_concurrent_creates_with_one_code_one_wins_and_is_named_to_the_others(client: Client) -> None:

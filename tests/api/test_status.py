@@ -6,7 +6,8 @@ import pytest
 from google.rpc import error_details_pb2
 
 from enrollment_service.api.status import CODES, MAX_DETAIL_BYTES, MAX_VIOLATIONS, metadata_of, status_of
-from enrollment_service.domain.errors import Reason, Refusal, Violation, code_taken, email_taken, invalid_field
+from enrollment_service.domain.errors import Reason, Refusal, Violation, course_taken, invalid_field, student_taken
+from enrollment_service.domain.records import Owners
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.refusals import example_keys
 
@@ -46,6 +47,6 @@ def test_the_first_violation_gives_the_reason() -> None:
 
 
 def test_an_owner_who_has_gone_again_is_not_named() -> None:
-    for error, name in ((email_taken(None), "students"), (code_taken(None), "courses")):
+    for error, name in ((student_taken(Owners()), "students"), (course_taken(Owners()), "courses")):
         assert error.violations[0].subject == name
         assert error.violations[0].observed == {}

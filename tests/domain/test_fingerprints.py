@@ -77,6 +77,11 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         "01d707c9b1bbaa9782701b78c2270b641ad3276fcaf395e12b4954199242fd0fa2",
     ),
     (
+        CreateStudent(student=NewStudent("Zoë Lee", "zoe@example.org", "S-1")),
+        '["CreateStudent",{"student":{"email":"zoe@example.org","external_id":"S-1","full_name":"Zo\\u00eb Lee"}}]',
+        "0161bf25372d28dd817772cf6da4aeff98f3178dc40ec562cb14f5264209c08792",
+    ),
+    (
         UpdateStudent(student_id=7, changes={"email": "zoe@example.org", "full_name": "Zoë Li"}, etag="2"),
         (
             '["UpdateStudent",{"changes":{"email":"zoe@example.org","full_name":"Zo\\u00eb Li"},'
@@ -103,6 +108,11 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         CreateCourse(course=NewCourse("ART-1", "Drawing")),
         '["CreateCourse",{"course":{"code":"ART-1","title":"Drawing"}}]',
         "01d61d34409cc29732be58d1ca2549b44d30e320177d566d8fed3adc3b30c686c1",
+    ),
+    (
+        CreateCourse(course=NewCourse("ART-1", "Drawing", external_id="C-1")),
+        '["CreateCourse",{"course":{"code":"ART-1","external_id":"C-1","title":"Drawing"}}]',
+        "01fc9fecb3ac414a56c17f4157cc8ae17d89c43abf92a75fd39d824f23d2c1ee33",
     ),
     (
         CreateCourse(course=NewCourse("ART-1", "Drawing", capacity=0)),

@@ -31,8 +31,8 @@ from enrollment_service.engine import replies
 THEN = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 LATER = datetime(2026, 9, 1, 8, 0, 0, 123456, tzinfo=UTC)
 
-STUDENT = Student(7, "Ann Lee", "ann@example.org", THEN, LATER, 2)
-COURSE = Course(12, "ART-1", "Drawing", "For Ann", 30, 5, None, None, THEN, LATER, 2)
+STUDENT = Student(7, "Ann Lee", "ann@example.org", "", THEN, LATER, 2)
+COURSE = Course(12, "ART-1", "Drawing", "For Ann", 30, 5, None, None, "", THEN, LATER, 2)
 
 GOLDEN: list[tuple[Answer, str]] = [
     (

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import selectinload
 
 from enrollment_service.store.database import SCHEMA_REVISION
+from enrollment_service.store.faults import MisconfiguredError
 from enrollment_service.store.models import Base, EnrollmentRow, StudentRow
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
@@ -122,10 +123,29 @@ async def test_all_constraints_and_indexes_have_names_of_ours(empty: Migrated) -
 async def test_ids_are_bigint_and_times_have_a_zone(empty: Migrated) -> None:
     empty.upgrade()
     columns = {text.split(" ")[0]: text for kind, text in await empty.schema() if kind == "column"}
+    not_ours = ("request_id", "external_id")
     assert [
-        name for name, text in columns.items() if name.endswith("id") and "request" not in name and "bigint" not in text
+        name
+        for name, text in columns.items()
+        if name.endswith("id") and not name.endswith(not_ours) and "bigint" not in text
     ] == ["enrollment_events.xid"]
     assert [name for name, text in columns.items() if name.endswith("_time") and "with time zone" not in text] == []
+
+
+async def test_codes_that_clash_stop_the_migration_and_are_named(empty: Migrated) -> None:
+    empty.upgrade("0007")
+    for code in ("ART 1", " art  1", "BIO-1", "MAT-1", "mat-1", "ART1"):
+        await empty.connection.execute("INSERT INTO courses (code, title) VALUES ($1, 'Title')", code)
+    before = await empty.schema(), await empty.rows(COURSES)
+    with pytest.raises(MisconfiguredError) as refusal:
+        empty.upgrade()
+    assert str(refusal.value).endswith('courses/1 "ART 1" = courses/2 " art  1"; courses/4 "MAT-1" = courses/5 "mat-1"')
+    assert (await empty.schema(), await empty.rows(COURSES)) == before
+    await empty.connection.execute("UPDATE courses SET code = 'ART 1 B' WHERE id = 2")
+    await empty.connection.execute("DELETE FROM courses WHERE id = 5")
+    empty.upgrade()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await empty.connection.execute("INSERT INTO courses (code, title) VALUES ('bio-1 ', 'Title')")
 
 
 def test_the_server_insists_on_the_newest_revision() -> None:

@@ -17,8 +17,8 @@ from tests.support.databases import Connection
 STUDENTS, COURSES, EACH, EVENTS = 20_000, 1_000, 10, 50
 
 FILL = f"""
-    INSERT INTO students (full_name, email)
-        SELECT 'S ' || i, 's' || i || '@x.org' FROM generate_series(1, {STUDENTS}) i;
+    INSERT INTO students (full_name, email, external_id)
+        SELECT 'S ' || i, 's' || i || '@x.org', 'E-' || i FROM generate_series(1, {STUDENTS}) i;
     INSERT INTO courses (code, title) SELECT 'C-' || i, 'Course' FROM generate_series(1, {COURSES}) i;
     INSERT INTO course_seats (course_id) SELECT id FROM courses;
     INSERT INTO student_courses (student_id, course_id, state, sequence, enroll_time)
@@ -44,6 +44,8 @@ STATEMENTS: dict[str, Prepared] = {
     "student courses": enrollments._read_student_courses,
     "pairs": enrollments._read_pairs,
     "students": students._read,
+    "students by keys": students._read_by_keys,
+    "owners of keys of students": students._read_owners,
     "courses": courses._read,
     "claimed requests": requests._claim_ids,
     "recorded requests": requests._read_recorded,

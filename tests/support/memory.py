@@ -41,7 +41,7 @@ class Memory:
     events: dict[tuple[int, int], Event] = field(default_factory=dict)
 
     def create_student(self, student_id: int, now: datetime) -> None:
-        self.students[student_id] = Student(student_id, "Ann Lee", f"{student_id}@example.org", now, now, 1)
+        self.students[student_id] = Student(student_id, "Ann Lee", f"{student_id}@example.org", "", now, now, 1)
 
     def create_course(self, course_id: int, now: datetime, **rules: Any) -> None:
         course = NewCourse(code=f"C-{course_id}", title="Drawing", description="", **rules)
