@@ -16,6 +16,7 @@ _FIELDS = (
     "student_id",
     "course_id",
     "course_ids",
+    "drop_course_ids",
     "from_course_id",
     "to_course_id",
     "request_id",
@@ -49,4 +50,4 @@ def _loggable(name: str, value: Any) -> Any:
     """No text but a UUID, and no list without end."""
     if name == "request_id":
         return value if is_uuid(value) else ""
-    return list(value[:MAX_COURSES]) if name == "course_ids" else value
+    return list(value[:MAX_COURSES]) if name.endswith("course_ids") else value

@@ -289,10 +289,13 @@ def _masked(found: list[Violation], paths: Sequence[str], allowed: Sequence[str]
 
 
 def enroll_student(request: pb.EnrollStudentRequest, caller: Caller) -> Enroll:
-    """A student to enroll in courses."""
+    """A student to enroll in courses, and the courses to leave for them."""
     found: list[Violation] = []
     fields.check_id(found, "student_id", request.student_id)
     fields.check_ids(found, "course_ids", request.course_ids, MAX_COURSES)
+    fields.check_ids(found, "drop_course_ids", request.drop_course_ids, MAX_COURSES, least=0)
+    if not set(request.course_ids).isdisjoint(request.drop_course_ids):
+        found.append(invalid_field("drop_course_ids", "must not name a course to enroll in"))
     fields.check_on_full(found, request.on_full)
     request_id = _check_request(found, request)
     _refuse_if(found)
@@ -304,6 +307,7 @@ def enroll_student(request: pb.EnrollStudentRequest, caller: Caller) -> Enroll:
         student_id=request.student_id,
         course_ids=tuple(request.course_ids),
         waitlist=request.on_full == pb.ON_FULL_WAITLIST,
+        drop_course_ids=tuple(request.drop_course_ids),
     )
 
 

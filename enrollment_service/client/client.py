@@ -140,15 +140,17 @@ class EnrollmentClient(Caller):
         student_id: int,
         course_ids: Iterable[int],
         *,
+        drop_course_ids: Iterable[int] = (),
         on_full: pb.OnFull = pb.ON_FULL_REJECT,
         validate_only: bool = False,
         request_id: str = "",
         reason: str = "",
     ) -> list[pb.Enrollment]:
-        """Enrolls a student in all of the courses or in none; the enrollments in the order of the ids."""
+        """Enrolls a student in all of the courses and drops the others, or neither; answers in the order of the ids."""
         request = pb.EnrollStudentRequest(
             student_id=student_id,
             course_ids=course_ids,
+            drop_course_ids=drop_course_ids,
             on_full=on_full,
             validate_only=validate_only,
             request_id=request_id,

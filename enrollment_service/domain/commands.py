@@ -120,21 +120,22 @@ class Command(Generic[A]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Enroll(Command[EnrollmentsAnswer]):
-    """Enroll a student in all of the courses or in none."""
+    """Enroll a student in all of the courses and drop all of the others, or do nothing."""
 
     student_id: int
     course_ids: tuple[int, ...]
     waitlist: bool = False
+    drop_course_ids: tuple[int, ...] = ()
 
     shows_courses: ClassVar[bool] = True
 
     @property
     def locks(self) -> tuple[int, ...]:
-        return self.course_ids
+        return self.course_ids + self.drop_course_ids
 
     @property
     def weight(self) -> int:
-        return len(self.course_ids)
+        return len(self.course_ids) + len(self.drop_course_ids)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -44,7 +44,7 @@ _PAYLOADS: dict[type[Command[Any]], tuple[str, tuple[str, ...]]] = {
     CreateCourse: ("CreateCourse", ("course", "reason")),
     UpdateCourse: ("UpdateCourse", ("course_id", "changes", "etag", "reason")),
     DeleteCourse: ("DeleteCourse", ("course_id", "etag", "force", "reason")),
-    Enroll: ("EnrollStudent", ("student_id", "course_ids", "waitlist", "reason")),
+    Enroll: ("EnrollStudent", ("student_id", "course_ids", "waitlist", "reason", "drop_course_ids")),
     Unenroll: ("UnenrollStudent", ("student_id", "course_id", "allow_missing", "etag", "reason")),
     Swap: ("SwapEnrollment", ("student_id", "from_course_id", "to_course_id", "reason")),
     Import: ("ImportEnrollments", ("student_ids", "course_ids", "waitlist")),

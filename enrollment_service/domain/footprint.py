@@ -65,7 +65,8 @@ class Footprint:
         self.courses.update(command.locks)
         match command:
             case Enroll():
-                self.pairs.update((command.student_id, course_id) for course_id in command.course_ids)
+                self.pairs.update((command.student_id, course_id) for course_id in command.locks)
+                self.leaving.update(command.drop_course_ids)
             case Import():
                 self.pairs.update(zip(command.student_ids, command.course_ids, strict=True))
             case Unenroll():

@@ -75,13 +75,21 @@ def _outcome(state: State, command: Command[Any]) -> Answer | Refusal:
 
 
 def enroll(state: State, command: Enroll) -> EnrollmentsAnswer:
-    """A student enters several courses or none."""
-    _refuse_if(_missing(state, command.student_id, command.course_ids))
+    """A student leaves some courses and enters others, or nothing changes.
+
+    Nobody is promoted before everything else is done, so that the log of a course tells one story.
+    """
+    _refuse_if(_missing_in_plan(state, command.student_id, command.drop_course_ids, command.course_ids))
     courses = [state.seats[course_id] for course_id in command.course_ids]
+    left = [state.seats[course_id] for course_id in command.drop_course_ids]
     _refuse_if([found for seats in courses for found in _already_in(state, command.student_id, seats)])
     _refuse_if([found for seats in courses for found in entry_violations(seats, state.now, command.waitlist)])
     cause = _cause(command)
+    for seats in left:
+        state.drop(state.enrollments[command.student_id, seats.course_id], seats, cause)
     entered = [(_enter(state, command.student_id, seats, cause), seats) for seats in courses]
+    for seats in left:
+        state.promote(seats, cause)
     return EnrollmentsAnswer(tuple(EnrollmentView(enrollment, course=seats.counted) for enrollment, seats in entered))
 
 
@@ -109,14 +117,8 @@ def unenroll(state: State, command: Unenroll) -> EnrollmentsAnswer:
 
 def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     """A student leaves one course and takes a free seat in another, or nothing changes."""
-    leaving = state.enrollments.get((command.student_id, command.from_course_id))
-    missing = _missing(state, command.student_id, command.locks)
-    if leaving is None and not {f"students/{command.student_id}", f"courses/{command.from_course_id}"} & {
-        violation.subject for violation in missing
-    }:
-        missing.insert(0, not_enrolled(command.student_id, command.from_course_id))
-    _refuse_if(missing)
-    assert leaving is not None  # noqa: S101 - for the type checker
+    _refuse_if(_missing_in_plan(state, command.student_id, (command.from_course_id,), (command.to_course_id,)))
+    leaving = state.enrollments[command.student_id, command.from_course_id]
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
     _refuse_if(_already_in(state, command.student_id, target))
     _refuse_if(entry_violations(target, state.now, waitlist=False))
@@ -351,6 +353,20 @@ def _already_in(state: State, student_id: int, seats: Seats) -> list[Violation]:
 def _missing(state: State, student_id: int, course_ids: Sequence[int]) -> list[Violation]:
     student = [student_not_found(student_id)] if student_id in state.missing_students else []
     return student + _missing_courses(state, course_ids)
+
+
+def _missing_in_plan(
+    state: State, student_id: int, to_leave: Sequence[int], to_enter: Sequence[int]
+) -> list[Violation]:
+    """What is left is decided first, so it is named first."""
+    missing = [student_not_found(student_id)] if student_id in state.missing_students else []
+    is_known = not missing
+    for course_id in to_leave:
+        if course_id not in state.seats:
+            missing.append(course_not_found(course_id))
+        elif is_known and (student_id, course_id) not in state.enrollments:
+            missing.append(not_enrolled(student_id, course_id))
+    return missing + _missing_courses(state, to_enter)
 
 
 def _missing_courses(state: State, course_ids: Sequence[int]) -> list[Violation]:

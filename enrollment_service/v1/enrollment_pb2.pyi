@@ -398,20 +398,22 @@ class ListCoursesResponse(_message.Message):
     def __init__(self, courses: _Optional[_Iterable[_Union[Course, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class EnrollStudentRequest(_message.Message):
-    __slots__ = ("student_id", "course_ids", "on_full", "validate_only", "request_id", "reason")
+    __slots__ = ("student_id", "course_ids", "on_full", "validate_only", "request_id", "reason", "drop_course_ids")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
     ON_FULL_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    DROP_COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
     student_id: int
     course_ids: _containers.RepeatedScalarFieldContainer[int]
     on_full: OnFull
     validate_only: bool
     request_id: str
     reason: str
-    def __init__(self, student_id: _Optional[int] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    drop_course_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, student_id: _Optional[int] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., drop_course_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EnrollStudentResponse(_message.Message):
     __slots__ = ("enrollments",)

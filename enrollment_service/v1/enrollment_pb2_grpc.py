@@ -247,9 +247,12 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnrollStudent(self, request, context):
-        """Enrolls a student in one course or in several, all or none.
+        """Enrolls a student in one course or in several, and drops others in the same
+        transaction: all or none. What is dropped is decided first; the seats that
+        become free go to whoever waits for them once everything else is done.
 
-        INVALID_ARGUMENT; NOT_FOUND naming every unknown id; ALREADY_EXISTS
+        INVALID_ARGUMENT; NOT_FOUND naming every unknown id and every course to drop
+        that the student is not in (NOT_ENROLLED); ALREADY_EXISTS
         (ALREADY_ENROLLED, ALREADY_WAITLISTED) naming every such course;
         FAILED_PRECONDITION (COURSE_FULL, WAITLIST_FULL, ENROLLMENT_NOT_OPEN,
         ENROLLMENT_CLOSED) with one violation per course and rule.

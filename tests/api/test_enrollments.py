@@ -101,6 +101,63 @@ async def test_the_complete_flow(client: Client) -> None:
     assert await client.courses_of(student_id) == course_ids
 
 
+async def test_a_plan_leaves_and_enters_in_one_go(client: Client, connection: Connection) -> None:
+    """A seat, and a place in line elsewhere, are given up for two others; who waits for the seat has it at once."""
+    ann, bo, cy = await client.students(3)
+    seat, line, new, other = await client.courses(4, capacity=1, waitlist_capacity=5)
+    await client.enroll(ann, seat)
+    await client.enroll(bo, seat, line, on_full=pb.ON_FULL_WAITLIST)
+    await client.enroll(cy, other)
+    await client.enroll(ann, line, on_full=pb.ON_FULL_WAITLIST)
+
+    wish = {"drop_course_ids": [line, seat], "on_full": pb.ON_FULL_WAITLIST, "reason": "new_plan"}
+    found = await client.enroll(ann, other, new, **wish)
+    assert [(one.course_id, one.state, one.waitlist_position) for one in found] == [
+        (other, pb.ENROLLMENT_STATE_WAITLISTED, 1),
+        (new, pb.ENROLLMENT_STATE_ENROLLED, 0),
+    ]
+    assert await client.courses_of(ann) == sorted([other, new])
+    assert (await get(client, bo, seat)).state == pb.ENROLLMENT_STATE_ENROLLED
+    events = await connection.fetch(
+        "SELECT course_id, state, reason FROM enrollment_events WHERE student_id = $1 AND state = 3", ann
+    )
+    assert sorted(map(tuple, events)) == [(seat, 3, "new_plan"), (line, 3, "new_plan")]
+
+
+async def test_a_plan_that_cannot_be_had_whole_changes_nothing(client: Client) -> None:
+    ann, bo = await client.students(2)
+    left, free = await client.courses(2)
+    (full,) = await client.courses(1, capacity=0)
+    await client.enroll(ann, left)
+    with refused("FAILED_PRECONDITION", "COURSE_FULL", preconditions=[("COURSE_FULL", f"courses/{full}")]):
+        await client.enroll(ann, free, full, drop_course_ids=[left])
+    with refused(
+        "NOT_FOUND",
+        "NOT_ENROLLED",
+        metadata={"student_id": str(ann), "course_id": str(free), "violation_count": "3"},
+        resources=[f"students/{ann}/courses/{free}", f"courses/{MISSING}", f"courses/{MISSING + 1}"],
+    ):
+        await client.enroll(ann, full, MISSING + 1, drop_course_ids=[left, free, MISSING])
+    with refused("NOT_FOUND", "STUDENT_NOT_FOUND", resources=[f"students/{MISSING}"]):
+        await client.enroll(MISSING, free, drop_course_ids=[left])
+    assert await client.courses_of(ann) == [left]
+    assert await client.courses_of(bo) == []
+
+
+@pytest.mark.parametrize(
+    ("drops", "field"),
+    [
+        ([1], "drop_course_ids"),
+        ([2, 2], "drop_course_ids"),
+        ([0], "drop_course_ids[0]"),
+        (range(2, 53), "drop_course_ids"),
+    ],
+)
+async def test_a_plan_that_makes_no_sense_is_refused(client: Client, drops: list[int], field: str) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD", fields=[field]):
+        await client.enroll(1, 1, drop_course_ids=drops)
+
+
 async def test_an_enrollment_is_read_with_its_student_and_its_course(client: Client) -> None:
     student, course = await client.create_student("Ann Lee"), await client.create_course(capacity=3)
     (enrolled,) = await client.enroll(student.student_id, course.course_id)

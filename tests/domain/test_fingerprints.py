@@ -42,6 +42,11 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         "0163ca3d0da2e0e4f18b0ee9771a92a860264e95867168e6be0b2bd4481bb50d05",
     ),
     (
+        Enroll(student_id=7, course_ids=(12,), drop_course_ids=(9, 3)),
+        '["EnrollStudent",{"course_ids":[12],"drop_course_ids":[9,3],"student_id":7}]',
+        "0152e5d539131d92a4fe877e65e7e2fe305ce682a4110abec0ae982c640ba3cf7e",
+    ),
+    (
         Unenroll(student_id=7, course_id=12),
         '["UnenrollStudent",{"course_id":12,"student_id":7}]',
         "01f6711c25e40348dad20967c324e9ce8e55d0bd68f0989f67b7bdb270d46b59f2",

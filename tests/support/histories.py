@@ -60,6 +60,8 @@ class Cast:
             changes["student_ids"] = tuple(self.students[slot] for slot in command.student_ids)
         if isinstance(command, Enroll | Import):
             changes["course_ids"] = tuple(self.courses[slot] for slot in command.course_ids)
+        if isinstance(command, Enroll):
+            changes["drop_course_ids"] = tuple(self.courses[slot] for slot in command.drop_course_ids)
         if getattr(command, "etag", "") == CURRENT:
             changes["etag"] = _etag(changes, model)
         return replace(command, **changes)
@@ -102,6 +104,9 @@ def hour(number: int) -> datetime:
 _pairs_of_courses = st.sampled_from([*itertools.permutations(COURSES, 2)] * 4 + [(1, 0), (0, 1)])
 _several_courses = st.sampled_from(
     [*itertools.permutations(COURSES, 2), *itertools.permutations(COURSES)] * 2 + [(1, 0), (0, 2, 1)]
+)
+_orders_of_courses = st.sampled_from(
+    [*itertools.permutations(COURSES, 2)] * 2 + [*itertools.permutations(COURSES), (1, 0), (0, 2)]
 )
 _rosters = st.sampled_from(
     [roster for size in (2, 1, 3, 0, 4) for roster in itertools.combinations(reversed(STUDENTS), size)] + [(1, 0)] * 3
@@ -158,6 +163,23 @@ _enrolls = st.builds(
     validate_only=_seldom,
     reason=_reasons,
 )
+
+
+@st.composite
+def _plans(draw: st.DrawFn) -> Enroll:
+    """Courses to enter and courses to leave, in any order."""
+    slots = draw(_orders_of_courses)
+    kept = draw(st.integers(1, len(slots) - 1))
+    return Enroll(
+        student_id=draw(_student),
+        course_ids=slots[:kept],
+        drop_course_ids=slots[kept:],
+        waitlist=draw(_flag),
+        validate_only=draw(_seldom),
+        reason=draw(_reasons),
+    )
+
+
 _unenrolls = st.builds(
     Unenroll, student_id=_student, course_id=_course, allow_missing=_flag, etag=_etags, reason=_reasons
 )
@@ -202,8 +224,8 @@ def _commands(*weighted: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrateg
 def commands() -> st.SearchStrategy[Command[Any]]:
     """Any command; the ones that fill and empty courses most often."""
     return _commands(
-        (8, _enrolls), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles), (4, _course_updates),
-        (1, _course_deletes), (1, _student_updates), (1, _student_deletes),
+        (8, _enrolls), (4, _plans()), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles),
+        (4, _course_updates), (1, _course_deletes), (1, _student_updates), (1, _student_deletes),
     )  # fmt: skip
 
 

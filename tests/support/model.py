@@ -157,11 +157,19 @@ class Model:
     # --- entering and leaving -----------------------------------------------------------------------------------
 
     def _enroll(self, command: Enroll) -> Any:
-        self._refuse(self._no_student(command.student_id) + self._no_courses(*command.course_ids))
+        broken = self._no_student(command.student_id)
+        for course_id in command.drop_course_ids:
+            broken += self._not_in(command.student_id, course_id)
+        self._refuse(broken + self._no_courses(*command.course_ids))
         courses = [self.courses[course_id] for course_id in command.course_ids]
         self._refuse([line for course in courses for line in self._already_in(command.student_id, course)])
         self._refuse([line for course in courses for line in self._no_entry(course, command.waitlist)])
+        left = [self.courses[course_id] for course_id in command.drop_course_ids]
+        for course in left:
+            self._leave(command.student_id, course, command.reason)
         rows = [self._enter(command.student_id, course, command.reason) for course in courses]
+        for course in left:
+            self._promote(course)
         return rows, [course.counts for course in courses]
 
     def _unenroll(self, command: Unenroll) -> Any:
@@ -180,12 +188,9 @@ class Model:
         return [row], [course.counts]
 
     def _swap(self, command: Swap) -> Any:
-        broken = self._no_student(command.student_id) + self._no_courses(command.from_course_id)
-        source = self.courses.get(command.from_course_id)
-        if not broken and source is not None and source.place(command.student_id) is None:
-            broken.append(("NOT_ENROLLED", f"students/{command.student_id}/courses/{command.from_course_id}"))
+        broken = self._no_student(command.student_id) + self._not_in(command.student_id, command.from_course_id)
         self._refuse(broken + self._no_courses(command.to_course_id))
-        assert source is not None
+        source = self.courses[command.from_course_id]
         target = self.courses[command.to_course_id]
         self._refuse(self._already_in(command.student_id, target))
         self._refuse(self._no_entry(target, waitlist=False))
@@ -317,6 +322,14 @@ class Model:
 
     def _no_courses(self, *course_ids: int) -> list[Broken]:
         return [("COURSE_NOT_FOUND", f"courses/{one}") for one in course_ids if one not in self.courses]
+
+    def _not_in(self, student_id: int, course_id: int) -> list[Broken]:
+        """What stands in the way of leaving a course; of a student who does not exist that is told once."""
+        if course_id not in self.courses:
+            return self._no_courses(course_id)
+        if student_id not in self.students or self.courses[course_id].place(student_id):
+            return []
+        return [("NOT_ENROLLED", f"students/{student_id}/courses/{course_id}")]
 
     def _already_in(self, student_id: int, course: ModelCourse) -> list[Broken]:
         subject = f"courses/{course.course_id}"

@@ -95,7 +95,7 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
         case Enroll():
             return "EnrollStudent", pb.EnrollStudentRequest(
                 student_id=command.student_id, course_ids=command.course_ids, on_full=_on_full(command.waitlist),
-                validate_only=command.validate_only, **_common(command),
+                drop_course_ids=command.drop_course_ids, validate_only=command.validate_only, **_common(command),
             )  # fmt: skip
         case Unenroll():
             return "UnenrollStudent", pb.UnenrollStudentRequest(
