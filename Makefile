@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/installed
 SBOM_TOOLS := $(VENV)/sbom
 PYTHONS := python3.13 python3.12 python3.11 python3
 PROTO := enrollment/v1/enrollment.proto
-PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1 -I $(VENV)/googleapis
+# What the proto imports, from the package that is installed anyway: buf wants a folder with these and nothing else.
+GOOGLEAPIS := $(addprefix $(VENV)/googleapis/google/,api/annotations.proto api/http.proto rpc/status.proto)
 # buf wants a place for its cache, and HOME may not be one.
 BUF := BUF_CACHE_DIR=$(VENV)/buf-cache $(BIN)/buf
 COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes --universal \
@@ -55,7 +57,7 @@ test-long: $(INSTALLED) ## Run the tests that are marked `long` and left out of 
 coverage: $(INSTALLED) ## Run the tests of `make test` and report what they cover, in the servers they start too
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
-check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
+check: $(INSTALLED) $(GOOGLEAPIS) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
@@ -69,7 +71,11 @@ check: $(INSTALLED) ## Check format, lint, types, the proto, and that stubs and 
 	@echo "Comparing the migrations with the models"
 	@$(BIN)/python -m dev.postgres sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
 
-stubs: $(INSTALLED) ## Generate the stubs from the proto
+$(GOOGLEAPIS): $(INSTALLED)
+	@mkdir -p $(@D)
+	@cp "$$($(BIN)/python -c 'import google.rpc; print(*google.rpc.__path__)')/../../$(@:$(VENV)/googleapis/%=%)" $@
+
+stubs: $(INSTALLED) $(GOOGLEAPIS) ## Generate the stubs from the proto
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/$(PROTO)
 
 migrate: $(INSTALLED) ## Migrate the database of ENROLLMENT_DATABASE_URL, else the one of `make run`

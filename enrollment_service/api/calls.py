@@ -27,6 +27,7 @@ from enrollment_service.api.access import RULES
 from enrollment_service.api.auth.stage import Authentication
 from enrollment_service.api.deadlines import Deadlines
 from enrollment_service.api.drain import Drain
+from enrollment_service.api.ends import FIELD, EndedError, end_message, is_asked_for
 from enrollment_service.api.limits import Admission, Limits
 from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.shedding import Shedding
@@ -119,6 +120,8 @@ class Stages:
         self._rule = RULES[method.name]
         self._about_a_student = "student_id" in method.input_type.fields_by_name
         self._is_stream = method.server_streaming
+        # For those answers that can tell how their stream ends.
+        self._ends = method if FIELD in method.output_type.fields_by_name else None
         self._guards = guards
         self._meter = metrics.CallMeter(method.name, _EXPECTED)
         self._shedding = shedding
@@ -184,6 +187,29 @@ class Stages:
             self._guards.limits.leave(call.admission)
             call.admission = None
 
+    async def with_end(self, call: Call, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The answers of a stream and, where its caller asks for that, a message that says how it ended.
+
+        Who got no answer yet gets an error, in the way of every other method.
+
+        Raises:
+            EndedError: of what the message has told.
+        """
+        told = self._ends if is_asked_for(call.metadata) else None
+        before = 0
+        try:
+            async for answer in answers:
+                yield answer
+                before += 1
+        except Exception as error:
+            if told is None or not before:
+                raise
+            failure = _failure(error)
+            yield end_message(told, failure)
+            raise EndedError(failure) from error
+        if told is not None:
+            yield end_message(told, None)
+
     async def fail(self, call: Call, error: BaseException, context: Context, ids: Ids) -> NoReturn:
         """Status and record of a call that did not succeed."""
         if isinstance(error, AbortError):
@@ -198,7 +224,8 @@ class Stages:
             await self._shedding.refuse(context)
         failure = _failure(error)
         code, message, status = status_of(failure)
-        self.record(call, code.name, ids | _shown(failure, error))
+        cause = error.__cause__ if isinstance(error, EndedError) else error
+        self.record(call, code.name, ids | _shown(failure, cause or error))
         await context.abort(code, message, metadata_of(status))
 
     def record(self, call: Call, code: str, fields: Ids) -> None:
@@ -299,7 +326,7 @@ async def _answers(
     drain.enter(task, stream=True)
     try:
         await stages.admit(call, context)
-        async for response in run():
+        async for response in stages.with_end(call, run()):
             drain.handing(task, answers)
             yield _encoded(response)
             drain.handed(task)
@@ -336,6 +363,8 @@ def _told_to_stop() -> bool:
 
 def _failure(error: BaseException) -> ServiceError:
     """What the caller is told of an error."""
+    if isinstance(error, EndedError):
+        return error.failure
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, TimeoutError):

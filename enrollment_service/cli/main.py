@@ -10,6 +10,7 @@ import os
 import click
 
 from enrollment_service.cli.call import call
+from enrollment_service.cli.descriptors import descriptors
 from enrollment_service.cli.health import health
 from enrollment_service.cli.importer import import_
 from enrollment_service.cli.migrate import migrate
@@ -27,5 +28,5 @@ def cli() -> None:
     """Enrollment Service: students, courses, and who sits in which course."""
 
 
-for _command in (serve, worker, migrate, roles, new_epoch, health, verify, call, import_):
+for _command in (serve, worker, migrate, roles, new_epoch, health, verify, call, import_, descriptors):
     cli.add_command(_command)

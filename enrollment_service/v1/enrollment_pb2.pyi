@@ -1,7 +1,9 @@
 import datetime
 
+from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -550,7 +552,7 @@ class ImportEnrollmentsRequest(_message.Message):
     def __init__(self, chunk_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ImportEnrollmentsResponse(_message.Message):
-    __slots__ = ("chunk_id", "enrolled", "waitlisted", "already_enrolled", "rejected", "rejected_rows")
+    __slots__ = ("chunk_id", "enrolled", "waitlisted", "already_enrolled", "rejected", "rejected_rows", "end")
     class RejectedRow(_message.Message):
         __slots__ = ("index", "reason")
         INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -564,13 +566,15 @@ class ImportEnrollmentsResponse(_message.Message):
     ALREADY_ENROLLED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     chunk_id: int
     enrolled: int
     waitlisted: int
     already_enrolled: int
     rejected: int
     rejected_rows: _containers.RepeatedCompositeFieldContainer[ImportEnrollmentsResponse.RejectedRow]
-    def __init__(self, chunk_id: _Optional[int] = ..., enrolled: _Optional[int] = ..., waitlisted: _Optional[int] = ..., already_enrolled: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ...) -> None: ...
+    end: _status_pb2.Status
+    def __init__(self, chunk_id: _Optional[int] = ..., enrolled: _Optional[int] = ..., waitlisted: _Optional[int] = ..., already_enrolled: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ..., end: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ReconcileRosterRequest(_message.Message):
     __slots__ = ("course_id", "student_ids", "max_removals", "validate_only", "request_id")
@@ -609,11 +613,13 @@ class WatchEnrollmentEventsRequest(_message.Message):
     def __init__(self, course_id: _Optional[int] = ..., resume_token: _Optional[str] = ..., follow: _Optional[bool] = ..., student_id: _Optional[int] = ...) -> None: ...
 
 class WatchEnrollmentEventsResponse(_message.Message):
-    __slots__ = ("events", "resume_token", "caught_up")
+    __slots__ = ("events", "resume_token", "caught_up", "end")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[EnrollmentEvent]
     resume_token: str
     caught_up: bool
-    def __init__(self, events: _Optional[_Iterable[_Union[EnrollmentEvent, _Mapping]]] = ..., resume_token: _Optional[str] = ..., caught_up: _Optional[bool] = ...) -> None: ...
+    end: _status_pb2.Status
+    def __init__(self, events: _Optional[_Iterable[_Union[EnrollmentEvent, _Mapping]]] = ..., resume_token: _Optional[str] = ..., caught_up: _Optional[bool] = ..., end: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
