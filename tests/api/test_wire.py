@@ -30,10 +30,10 @@ counts = st.integers(0, 2**31 - 1)
 moments = st.integers(0, 250_000_000_000_000_000).map(lambda since: EPOCH + timedelta(microseconds=since))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
-students = st.builds(Student, ids, texts, texts, moments, moments, st.integers(1, 9))
+students = st.builds(Student, ids, texts, texts, texts, moments, moments, st.integers(1, 9))
 courses = st.builds(
-    Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments, moments,
-    moments, ids,
+    Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments, texts,
+    moments, moments, ids,
 )  # fmt: skip
 held_courses = st.builds(
     HeldCourse, ids, st.sampled_from([ENROLLED, WAITLISTED]), ids, moments, st.none() | moments, counts, ids, counts,
