@@ -9,7 +9,8 @@ from enrollment_service.api.resume import Given
 from enrollment_service.api.timestamps import timestamp
 from enrollment_service.domain.commands import CourseId, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer, StudentId
 from enrollment_service.domain.feed import Scope
-from enrollment_service.domain.queries import CourseStudents
+from enrollment_service.domain.history import Stood
+from enrollment_service.domain.queries import CourseStudents, PastCourseStudents, PastStudentCourses
 from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Event, Student
 from enrollment_service.v1 import enrollment_pb2 as pb
 
@@ -117,6 +118,34 @@ def _place_in_roster(view: EnrollmentView) -> tuple[int, int]:
     """First the enrolled by student id, then the waiters by ticket."""
     enrollment = view.enrollment
     return enrollment.state, enrollment.student_id if enrollment.state == ENROLLED else enrollment.sequence
+
+
+def past_student_courses_page(page: Page, found: PastStudentCourses) -> pb.ListStudentCoursesResponse:
+    """A page of the courses that a student had."""
+
+    def encode(one: Stood) -> pb.Enrollment:
+        message = enrollment_message(EnrollmentView(one.enrollment))
+        course_id = one.enrollment.course_id
+        message.course.CopyFrom(course_message(found.courses.get(course_id) or CourseId(course_id)))
+        return message
+
+    enrollments, token = page.cut(found.held, encode, message_size, lambda one: (one.enrollment.course_id,))
+    student = student_message(found.student or StudentId(found.student_id))
+    return pb.ListStudentCoursesResponse(student=student, enrollments=enrollments, next_page_token=token)
+
+
+def past_course_students_page(page: Page, found: PastCourseStudents) -> pb.ListCourseStudentsResponse:
+    """A page of the students that a course had."""
+
+    def encode(one: Stood) -> pb.Enrollment:
+        message = enrollment_message(EnrollmentView(one.enrollment))
+        student_id = one.enrollment.student_id
+        message.student.CopyFrom(student_message(found.students.get(student_id) or StudentId(student_id)))
+        return message
+
+    enrollments, token = page.cut(found.roster, encode, message_size, lambda one: one.key)
+    course = course_message(found.course or CourseId(found.course_id))
+    return pb.ListCourseStudentsResponse(course=course, enrollments=enrollments, next_page_token=token)
 
 
 def event_message(event: Event) -> pb.EnrollmentEvent:

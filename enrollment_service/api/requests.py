@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from enrollment_service.api import fields, pages, resume
 from enrollment_service.api.pages import IDS, Page
-from enrollment_service.api.timestamps import moment_of
+from enrollment_service.api.timestamps import EPOCH, moment_of
 from enrollment_service.domain.caller import Caller
 from enrollment_service.domain.commands import (
     CreateCourse,
@@ -31,13 +31,15 @@ from enrollment_service.domain.commands import (
     UpdateCourse,
     UpdateStudent,
 )
-from enrollment_service.domain.errors import Reason, Refusal, Violation, invalid_field
+from enrollment_service.domain.errors import Refusal, Violation, invalid_field
 from enrollment_service.domain.feed import Mark, Scope
 from enrollment_service.domain.queries import (
     CourseQuery,
     CoursesQuery,
     CourseStudentsQuery,
     EnrollmentQuery,
+    PastCourseStudentsQuery,
+    PastStudentCoursesQuery,
     StudentCoursesQuery,
     StudentQuery,
     StudentsQuery,
@@ -54,11 +56,6 @@ _COURSE_FIELDS = NewCourse._fields
 # Adds to the violations what is wrong with the value of a field.
 Check: TypeAlias = Callable[[list[Violation], str, Any], None]
 _STATES = range(ENROLLED, WAITLISTED + 1)
-
-
-def not_built(field: str) -> Refusal:
-    """The feature behind a field or method does not exist yet; it is refused, never ignored."""
-    return Refusal.of(Reason.UNIMPLEMENTED, field, "This server does not offer this yet.", field=field)
 
 
 def _refuse_if(found: Sequence[Violation]) -> None:
@@ -359,31 +356,52 @@ def get_enrollment(request: pb.GetEnrollmentRequest, _: Caller) -> EnrollmentQue
     return EnrollmentQuery(request.student_id, request.course_id)
 
 
-def list_student_courses(request: pb.ListStudentCoursesRequest, _: Caller) -> tuple[StudentCoursesQuery, Page]:
+def list_student_courses(
+    request: pb.ListStudentCoursesRequest, _: Caller
+) -> tuple[StudentCoursesQuery | PastStudentCoursesQuery, Page]:
     """A page of the courses of a student."""
     found: list[Violation] = []
     fields.check_id(found, "student_id", request.student_id)
     states = fields.check_states(found, request.states)
     scope = f"ListStudentCourses {request.student_id} {states}"
+    if request.HasField("as_of"):
+        moment = _moment(found, request.as_of)
+        page = pages.parse(found, f"{scope} {moment}", request.page_size, request.page_token)
+        _refuse_if(found)
+        past = PastStudentCoursesQuery(request.student_id, page.after[0], page.rows_to_read, states, moment)
+        return past, page
     carries = partial(resume.carries, Scope(student_id=request.student_id))
     page = pages.parse(found, scope, request.page_size, request.page_token, carries=carries)
     _refuse_if(found)
-    _refuse_as_of(request)
     return StudentCoursesQuery(request.student_id, page.after[0], page.rows_to_read, states), page
 
 
-def list_course_students(request: pb.ListCourseStudentsRequest, _: Caller) -> tuple[CourseStudentsQuery, Page]:
+def list_course_students(
+    request: pb.ListCourseStudentsRequest, _: Caller
+) -> tuple[CourseStudentsQuery | PastCourseStudentsQuery, Page]:
     """A page of the students of a course."""
     found: list[Violation] = []
     fields.check_id(found, "course_id", request.course_id)
     states = fields.check_states(found, request.states)
     scope = f"ListCourseStudents {request.course_id} {states}"
+    if request.HasField("as_of"):
+        moment = _moment(found, request.as_of)
+        page = pages.parse(found, f"{scope} {moment}", request.page_size, request.page_token, _STATES, IDS)
+        _refuse_if(found)
+        state, key = page.after
+        return PastCourseStudentsQuery(request.course_id, (state, key), page.rows_to_read, states, moment), page
     carries = partial(resume.carries, Scope(course_id=request.course_id))
     page = pages.parse(found, scope, request.page_size, request.page_token, _STATES, IDS, carries=carries)
     _refuse_if(found)
-    _refuse_as_of(request)
     state, key = page.after
     return CourseStudentsQuery(request.course_id, (state, key), page.rows_to_read, states), page
+
+
+def _moment(found: list[Violation], as_of: Timestamp) -> datetime:
+    """The moment that a list is to be of; any moment where it is none."""
+    before = len(found)
+    fields.check_time(found, "as_of", as_of)
+    return moment_of(as_of) if len(found) == before else EPOCH
 
 
 def watch_enrollment_events(request: pb.WatchEnrollmentEventsRequest, _: Caller) -> tuple[Scope, Mark | None]:
@@ -400,11 +418,6 @@ def watch_enrollment_events(request: pb.WatchEnrollmentEventsRequest, _: Caller)
     mark = resume.parse(found, scope, request.resume_token)
     _refuse_if(found)
     return scope, mark
-
-
-def _refuse_as_of(request: Message) -> None:
-    if request.HasField("as_of"):
-        raise not_built("as_of")
 
 
 def import_enrollments(request: pb.ImportEnrollmentsRequest, caller: Caller) -> Import:

@@ -12,6 +12,7 @@ from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
 from enrollment_service.api.import_stream import import_chunks
 from enrollment_service.api.watch import watch_messages
+from enrollment_service.domain.queries import PastCourseStudentsQuery, PastStudentCoursesQuery
 from enrollment_service.engine.feed import Feed
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.writer import Writer
@@ -94,12 +95,17 @@ class Servicer(EnrollmentServiceServicer):
 
     async def ListStudentCourses(self, request: pb.ListStudentCoursesRequest, call: Call) -> bytes:
         query, page = requests.list_student_courses(request, call.caller)
+        if isinstance(query, PastStudentCoursesQuery):
+            past = await self._reader.past_student_courses(query)
+            return messages.past_student_courses_page(page, past).SerializeToString()
         return wire.student_courses_page(page, await self._reader.student_courses(query, call.deadline))
 
     async def ListCourseStudents(
         self, request: pb.ListCourseStudentsRequest, call: Call
     ) -> pb.ListCourseStudentsResponse:
         query, page = requests.list_course_students(request, call.caller)
+        if isinstance(query, PastCourseStudentsQuery):
+            return messages.past_course_students_page(page, await self._reader.past_course_students(query))
         return messages.course_students_page(page, await self._reader.course_students(query))
 
     async def ImportEnrollments(

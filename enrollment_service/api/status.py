@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from enrollment_service.domain.errors import RateLimited, Reason, ServiceError, Violation
+from enrollment_service.domain.errors import BeforeTheLog, RateLimited, Reason, ServiceError, Violation
 
 DOMAIN = "enrollment.v1"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -66,7 +66,7 @@ _RESOURCE_TYPES = {"students": "enrollment.v1.Student", "courses": "enrollment.v
 
 def status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
     """The code, the message and the whole status of an error."""
-    code = CODES[error.reason]
+    code = _code_of(error)
     status = status_pb2.Status(code=code.value[0], message=_message(error))
     shown = list(error.violations[:MAX_VIOLATIONS])
     while True:
@@ -83,9 +83,18 @@ def metadata_of(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
     return ((DETAILS_KEY, status.SerializeToString()),)
 
 
+def _code_of(error: ServiceError) -> grpc.StatusCode:
+    # Another time would have been valid, and once this one was.
+    return grpc.StatusCode.OUT_OF_RANGE if isinstance(error, BeforeTheLog) else CODES[error.reason]
+
+
+def _names_fields(error: ServiceError) -> bool:
+    return CODES[error.reason] is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def _message(error: ServiceError) -> str:
     first = error.violations[0]
-    if CODES[first.reason] is grpc.StatusCode.INVALID_ARGUMENT and first.subject:
+    if _names_fields(error) and first.subject:
         return f"{first.subject}: {first.text}"
     return first.text
 
@@ -95,7 +104,7 @@ def _details(code: grpc.StatusCode, error: ServiceError, shown: Sequence[Violati
     if len(error.violations) > 1:
         info.metadata["violation_count"] = str(len(error.violations))
     details = [info]
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
+    if _names_fields(error):
         details.append(_bad_request(shown))
     elif code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.ABORTED):
         details.extend(map(_resource, shown))

@@ -140,11 +140,32 @@ class ResumeTokenExpired(Refusal):
         super().__init__([Violation(Reason.RESUME_TOKEN_EXPIRED, "", text, {"field": "resume_token"})])
 
 
+class BeforeTheLog(Refusal):
+    """Nobody knows any more, or ever knew, what was so at a time."""
+
+    def __init__(self, since: str) -> None:
+        violation = Violation(
+            Reason.INVALID_FIELD,
+            "as_of",
+            "must not be before the event log begins",
+            {"field": "as_of", "since": since},
+        )
+        super().__init__([violation])
+
+
 class DatabaseUnavailable(ServiceError):
     """The database does not answer; a change may or may not have happened."""
 
     def __init__(self) -> None:
         super().__init__([Violation(Reason.DATABASE_UNAVAILABLE, "", "The database is not available.")])
+
+
+class NotSettled(ServiceError):
+    """What happened up to a time can still change: changes are under way, or the database's clock was set back."""
+
+    def __init__(self) -> None:
+        text = "What happened up to this time is not settled yet."
+        super().__init__([Violation(Reason.DATABASE_UNAVAILABLE, "as_of", text, {"field": "as_of"})])
 
 
 class ShuttingDown(ServiceError):

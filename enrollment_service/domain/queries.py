@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from enrollment_service.domain.feed import Place
+from enrollment_service.domain.history import Stood
 from enrollment_service.domain.records import CountedCourse, Course, EnrollmentView, Student
 
 
@@ -109,3 +110,41 @@ class CourseStudents(NamedTuple):
     roster: Sequence[EnrollmentView]
     last_sequence: int
     place: Place | None
+
+
+class PastStudentCoursesQuery(NamedTuple):
+    """The courses of a student as they were at a moment; otherwise as StudentCoursesQuery."""
+
+    student_id: int
+    after: int
+    limit: int
+    states: int
+    moment: datetime
+
+
+class PastCourseStudentsQuery(NamedTuple):
+    """The students of a course as they were at a moment; otherwise as CourseStudentsQuery."""
+
+    course_id: int
+    after: tuple[int, int]
+    limit: int
+    states: int
+    moment: datetime
+
+
+class PastStudentCourses(NamedTuple):
+    """A page of the courses that a student had, with today's details: None, or missing, of what is gone."""
+
+    student_id: int
+    student: Student | None
+    held: Sequence[Stood]
+    courses: Mapping[int, CountedCourse]
+
+
+class PastCourseStudents(NamedTuple):
+    """A page of the students that a course had, with today's details: None, or missing, of what is gone."""
+
+    course_id: int
+    course: CountedCourse | None
+    roster: Sequence[Stood]
+    students: Mapping[int, Student]

@@ -23,6 +23,10 @@ from enrollment_service.domain.queries import (
     CourseStudents,
     CourseStudentsQuery,
     EnrollmentQuery,
+    PastCourseStudents,
+    PastCourseStudentsQuery,
+    PastStudentCourses,
+    PastStudentCoursesQuery,
     StudentCourses,
     StudentCoursesQuery,
     StudentQuery,
@@ -30,6 +34,7 @@ from enrollment_service.domain.queries import (
 )
 from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
 from enrollment_service.engine.batcher import Batcher
+from enrollment_service.engine.past import Past
 from enrollment_service.engine.turns import Turns
 from enrollment_service.settings import Settings
 from enrollment_service.store import courses, enrollments, students
@@ -61,6 +66,7 @@ class Reader:
             served=metrics.batches("reads"),
         )
         self.lists = Turns(max_running=database.max_lists, max_waiting=settings.max_waiting_lists)
+        self._past = Past(database, self.lists)
 
     async def student(self, query: StudentQuery, deadline: float | None = None) -> Student:
         """A student.
@@ -106,6 +112,14 @@ class Reader:
         """
         return await self._list(lambda connection: enrollments.read_course_students(connection, query))
 
+    async def past_student_courses(self, query: PastStudentCoursesQuery) -> PastStudentCourses:
+        """A page of the courses of a student at a moment; see `past.py`."""
+        return await self._past.student_courses(query)
+
+    async def past_course_students(self, query: PastCourseStudentsQuery) -> PastCourseStudents:
+        """A page of the students of a course at a moment; see `past.py`."""
+        return await self._past.course_students(query)
+
     async def students(self, query: StudentsQuery) -> list[Student]:
         """A page of students by ascending id."""
         return await self._list(lambda connection: students.list_students(connection, query))
@@ -124,6 +138,7 @@ class Reader:
     async def close(self) -> None:
         """Answers everybody who waits, then gives the connection back."""
         await self._batcher.close()
+        await self._past.close()
         await self._held.close()
 
     async def _submit(self, query: Batched, deadline: float | None) -> Any:

@@ -1,18 +1,23 @@
-"""Statements about locks alone: wait for one row, find out which rows others hold, and end who stands still."""
+"""Statements about locks alone: wait for one row, find out which rows others hold and who may still write events, and
+end who stands still.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime, timedelta
 
 import asyncpg
 import structlog
-from sqlalchemy import any_, select, text
+from sqlalchemy import Integer, any_, case, column, func, literal_column, select, text
+from sqlalchemy import table as view
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.expression import ColumnElement
 
 from enrollment_service.domain.footprint import COURSES, SEATS, SOMETHING, STUDENTS, Row
 from enrollment_service.store.database import MAX_IDLE_IN_TRANSACTION_MS
 from enrollment_service.store.models import CourseRow, SeatsRow, StudentRow
-from enrollment_service.store.statements import Prepared, array
+from enrollment_service.store.statements import Prepared, array, constant
 from enrollment_service.store.transactions import DriverConnection
 
 log = structlog.get_logger()
@@ -22,6 +27,9 @@ log = structlog.get_logger()
 # found out which row is held, and has waited for that one alone, may then wait longer for others.
 MAX_WAIT_HOLDING_MS = 100
 MAX_WAIT_BRIEFLY_MS = 30
+
+# The advisory lock, shared by all of them, of transactions that know at what time their events happen.
+_WRITING = (1_701_737_068, 1)
 
 _wanted = array("ids")
 
@@ -54,6 +62,40 @@ _end_frozen = Prepared(
 def batch_statements() -> list[Prepared]:
     """Those that a batch may send."""
     return [*_there.values(), *_free.values(), _end_frozen]
+
+
+_locks = view("pg_locks", *map(column, ("pid", "virtualtransaction", "locktype", "database", "classid", "objid")))
+_sessions = view("pg_stat_activity", *map(column, ("pid", "xact_start")))
+_databases = view("pg_database", *map(column, ("oid", "datname")))
+_here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+_writers = Prepared(
+    select(
+        func.concat_ws(literal_column("' '"), _locks.c.pid, _locks.c.virtualtransaction),
+        func.clock_timestamp() - _sessions.c.xact_start,
+    )
+    .select_from(_locks.outerjoin(_sessions, _sessions.c.pid == _locks.c.pid))
+    .where(
+        _locks.c.locktype == literal_column("'advisory'"),
+        _locks.c.database == _here,
+        _locks.c.classid == constant(_WRITING[0]),
+        _locks.c.objid == constant(_WRITING[1]),
+    )
+)
+
+
+def timed(clock: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """The time at which the events of a transaction happen: from just before until its end it is among `writers`."""
+    taken = func.pg_advisory_xact_lock_shared(*(literal_column(str(key), Integer) for key in _WRITING))
+    return case((taken.is_not(None), clock))
+
+
+async def writers(connection: DriverConnection) -> dict[str, timedelta | None]:
+    """Transactions under way in which events may still happen at a time that is over, and for how long they have run.
+
+    Each has another name. How long is not known of those of other roles. Whoever is not among them is over, and what
+    they wrote can be seen; or will not take their time before now.
+    """
+    return dict(map(tuple, await _writers.fetch(connection)))
 
 
 class RowBusyError(Exception):

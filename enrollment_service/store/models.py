@@ -228,6 +228,7 @@ class EventRow(Base):
             postgresql_where=text("student_id IS NOT NULL"),
         ),
         Index("ix_enrollment_events_xid", "xid"),
+        Index("ix_enrollment_events_event_time", "event_time"),
     )
 
 
@@ -268,6 +269,17 @@ class FeedEpochRow(Base):
     __table_args__ = (CheckConstraint("singleton", name="only_one"),)
 
 
+class LogHorizonRow(Base):
+    """From when on the log has everything. What was before it may have holes."""
+
+    __tablename__ = "log_horizon"
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    since: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("singleton", name="only_one"),)
+
+
 __all__ = [
     "Base",
     "CourseRow",
@@ -275,6 +287,7 @@ __all__ = [
     "EventRow",
     "FeedEpochRow",
     "FingerprintKeyRow",
+    "LogHorizonRow",
     "RequestRow",
     "SeatsRow",
     "StudentRow",

@@ -18,6 +18,7 @@ from enrollment_service.store.models import (
     EventRow,
     FeedEpochRow,
     FingerprintKeyRow,
+    LogHorizonRow,
     RequestRow,
     SeatsRow,
     StudentRow,
@@ -79,7 +80,9 @@ RIGHTS = (
 KEY_TABLE = FingerprintKeyRow.__tablename__
 # Named anew by the owner only: it says which tokens hold.
 EPOCH_TABLE = FeedEpochRow.__tablename__
-TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, EPOCH_TABLE, VERSION_TABLE)
+# Nor may anybody else say from when on the log is complete.
+HORIZON_TABLE = LogHorizonRow.__tablename__
+TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, EPOCH_TABLE, HORIZON_TABLE, VERSION_TABLE)
 # The ids of these are drawn from a sequence.
 _NUMBERED = (StudentRow, CourseRow)
 

@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 
 from enrollment_service.domain.records import WAITLISTED, Enrollment, Event
 from enrollment_service.domain.state import NetChanges, Pair, Seats, State
+from enrollment_service.store.locks import timed
 from enrollment_service.store.models import EnrollmentRow, EventRow, SeatsRow, StudentRow
 from enrollment_service.store.statements import (
     PIECE,
@@ -129,7 +130,7 @@ def _lock_and_load(clock: ColumnElement[datetime], skip_locked: bool) -> Prepare
     seen = _in_arrays(select(SeatsRow.course_id, SeatsRow.last_sequence).where(_wanted).subquery(), "seen")
     pairs = _pairs_in_arrays().subquery("pairs")
     return Prepared(
-        select(clock.label("now"), *locked.c, *seen.c, *pairs.c).select_from(
+        select(timed(clock).label("now"), *locked.c, *seen.c, *pairs.c).select_from(
             locked.join(seen, true()).join(pairs, true())
         )
     )

@@ -297,7 +297,7 @@ class EnrollmentServiceServicer:
         """Lists the courses of a student by ascending course id, each with its
         details.
 
-        INVALID_ARGUMENT; NOT_FOUND (STUDENT_NOT_FOUND).
+        INVALID_ARGUMENT; NOT_FOUND (STUDENT_NOT_FOUND); with as_of also OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -307,7 +307,7 @@ class EnrollmentServiceServicer:
         """Lists the students of a course, each with their details: first the enrolled
         by ascending student id, then the waiters by position.
 
-        INVALID_ARGUMENT; NOT_FOUND (COURSE_NOT_FOUND).
+        INVALID_ARGUMENT; NOT_FOUND (COURSE_NOT_FOUND); with as_of also OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -274,14 +274,3 @@ async def test_whose_deadline_has_passed_while_a_course_was_locked_is_not_served
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await service.client.enroll(students[1], course_id)
     assert await service.client.roster(course_id) == [students[1]]
-
-
-# --- what is not built yet --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["ListStudentCourses", "ListCourseStudents"])
-async def test_a_list_as_of_a_time_is_not_built_yet(client: Client, method: str) -> None:
-    (student_id,), (course_id,) = await client.students(1), await client.courses(1)
-    fields = {"student_id": student_id} if method == "ListStudentCourses" else {"course_id": course_id}
-    with refused("UNIMPLEMENTED", "UNIMPLEMENTED", metadata={"field": "as_of"}):
-        await client.call(method, as_of={"seconds": 1}, **fields)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from sqlalchemy import func
 
-from enrollment_service.store import courses, enrollments, events, requests, seats, students
+from enrollment_service.store import courses, enrollments, events, history, requests, seats, students
 from enrollment_service.store.database import PLANNER_SETTINGS
 from enrollment_service.store.statements import Prepared
 from tests.support.databases import Connection
@@ -29,7 +29,7 @@ FILL = f"""
         SELECT '', gen_random_uuid(), ''::bytea FROM generate_series(1, 20000);
     INSERT INTO enrollment_events (course_id, sequence, kind, student_id, previous_state, state, enrolled_count,
             waitlisted_count, event_time)
-        SELECT c, n, 1, 1 + (c * 7 + n) % {STUDENTS}, 0, 1, 0, 0, now()
+        SELECT c, n, 1, 1 + (c * 7 + n) % {STUDENTS}, 0, 1, 0, 0, now() + (c + n) * interval '1 second'
         FROM generate_series(1, {COURSES}) c, generate_series(1, {EVENTS}) n;
 """
 
@@ -57,6 +57,12 @@ STATEMENTS: dict[str, Prepared] = {
     "piece of the log": events._piece_of_log,
     "end of a piece of a student's events": events._end_of_student,
     "piece of a student's events": events._piece_of_student,
+    "end of the past": history._horizon(func.clock_timestamp()),
+    "out of order": history._lowest_after,
+    "past of a course": history._of_course,
+    "past of a queue": history._of_queue,
+    "past of a student": history._of_student,
+    "any past of a student": history._student_known,
 }
 
 
@@ -117,12 +123,25 @@ async def test_waiters_are_found_by_their_own_index(large: Connection) -> None:
         ("piece of the log", "pk_enrollment_events"),
         ("end of a piece of a student's events", "ix_enrollment_events_student"),
         ("piece of a student's events", "ix_enrollment_events_student"),
+        ("past of a course", "pk_enrollment_events"),
+        ("past of a queue", "pk_enrollment_events"),
+        ("past of a student", "ix_enrollment_events_student"),
+        ("any past of a student", "ix_enrollment_events_student"),
     ],
 )
 async def test_the_log_is_read_by_the_index_made_for_it(large: Connection, name: str, index: str) -> None:
     found = [node for node in nodes(await generic_plan(large, STATEMENTS[name])) if "Index Name" in node]
     ours = {node["Index Name"] for node in found if "enrollment_events" in node["Index Name"]}
     assert ours == {index}
+
+
+async def test_the_end_of_the_past_is_found_by_its_time(large: Connection) -> None:
+    for name, wanted in (
+        ("end of the past", {"ix_enrollment_events_event_time"}),
+        ("out of order", {"ix_enrollment_events_event_time", "ix_enrollment_events_xid"}),
+    ):
+        indexes = {node.get("Index Name") for node in nodes(await generic_plan(large, STATEMENTS[name]))}
+        assert wanted <= indexes, name
 
 
 async def test_the_check_sees_a_scan(large: Connection) -> None:
