@@ -31,6 +31,8 @@ RULES = {
     "ListStudentCourses": _OWN_READS,
     "ListCourseStudents": _READS,
     "ImportEnrollments": _CHANGES,
+    "ImportStudents": _CHANGES,
+    "ImportCourses": _CHANGES,
     "ReconcileRoster": _CHANGES,
     "WatchEnrollmentEvents": _OWN_READS,
 }

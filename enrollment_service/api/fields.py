@@ -72,9 +72,14 @@ def check_code(found: list[Violation], field: str, value: str) -> None:
         found.append(invalid_field(field, "must be 1 to 40 letters, digits, and '-', '_', '.' or space"))
 
 
+def is_external_id(value: str) -> bool:
+    """Whether a text can be the number that another system uses."""
+    return 0 < len(value) <= 255 and value.isprintable()
+
+
 def check_external_id(found: list[Violation], field: str, value: str) -> None:
     """The number that another system uses, or nothing."""
-    if len(value) > 255 or not value.isprintable():
+    if value and not is_external_id(value):
         found.append(invalid_field(field, "must have up to 255 characters, all of them printable"))
 
 

@@ -1,21 +1,19 @@
-"""The import stream: chunks in, answers out in the same order, a few chunks under way at a time."""
+"""The import streams: chunks in, answers out in the same order, a few chunks under way at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 
 import structlog
 
-from enrollment_service.api import messages
-from enrollment_service.api.requests import import_enrollments
+from enrollment_service.api import messages, requests
 from enrollment_service.domain.caller import Caller
-from enrollment_service.domain.commands import ImportAnswer
+from enrollment_service.domain.commands import Command
 from enrollment_service.domain.errors import Reason, ServiceError
 from enrollment_service.engine.writer import Writer
-from enrollment_service.v1 import enrollment_pb2 as pb
 
 log = structlog.get_logger()
 
@@ -24,16 +22,30 @@ log = structlog.get_logger()
 MAX_CHUNKS_UNDER_WAY = 3
 
 
+class Kind(NamedTuple):
+    """What is imported: how a chunk becomes a command and its answer a message, and which counts are logged."""
+
+    parse: Callable[[Any, Caller], Command[Any]]
+    message: Callable[[int, Any], Any]
+    counts: tuple[str, ...]
+
+
+_UPSERTED = ("created", "updated", "unchanged")
+ENROLLMENTS = Kind(requests.import_enrollments, messages.import_message, ("enrolled", "waitlisted", "already_enrolled"))
+STUDENTS = Kind(requests.import_students, messages.imported_students_message, _UPSERTED)
+COURSES = Kind(requests.import_courses, messages.imported_courses_message, _UPSERTED)
+
+
 async def import_chunks(
-    writer: Writer, chunks: AsyncIterator[pb.ImportEnrollmentsRequest], caller: Caller, max_idle_seconds: float
-) -> AsyncIterator[pb.ImportEnrollmentsResponse]:
+    kind: Kind, writer: Writer, chunks: AsyncIterator[Any], caller: Caller, max_idle_seconds: float
+) -> AsyncIterator[Any]:
     """One answer per chunk, as soon as it is durable, whether the client sends more meanwhile or waits.
 
     Raises:
         ServiceError: at the first chunk that is malformed, at a drain, or when nothing has arrived for too long; what
             was accepted before is answered first.
     """
-    stream = _Chunks(writer, chunks, caller, max_idle_seconds)
+    stream = _Chunks(kind, writer, chunks, caller, max_idle_seconds)
     try:
         while await stream.wait():
             while stream.answer_ready:
@@ -50,18 +62,15 @@ class _Chunks:
     """The chunks of one stream that are under way, and the one that is being read."""
 
     def __init__(
-        self,
-        writer: Writer,
-        chunks: AsyncIterator[pb.ImportEnrollmentsRequest],
-        caller: Caller,
-        max_idle_seconds: float,
+        self, kind: Kind, writer: Writer, chunks: AsyncIterator[Any], caller: Caller, max_idle_seconds: float
     ) -> None:
+        self._kind = kind
         self._writer = writer
         self._chunks = chunks
         self._caller = caller
         self._max_idle = max_idle_seconds
-        self._arriving: asyncio.Task[pb.ImportEnrollmentsRequest | None] | None = None
-        self.under_way: deque[tuple[int, asyncio.Task[ImportAnswer]]] = deque()
+        self._arriving: asyncio.Task[Any] | None = None
+        self.under_way: deque[tuple[int, asyncio.Task[Any]]] = deque()
         # Why no more chunks are accepted, if that is not simply the end of the stream.
         self.failure: BaseException | None = None
 
@@ -92,20 +101,20 @@ class _Chunks:
             chunk = arrived.result()
             if chunk is None:
                 return False
-            command = import_enrollments(chunk, self._caller)
+            command = self._kind.parse(chunk, self._caller)
         except Exception as error:  # noqa: BLE001 - raised again when what came before is answered
             self.failure = error
             return False
         self.under_way.append((chunk.chunk_id, asyncio.create_task(self._writer.submit(command))))
         return True
 
-    async def answer(self) -> pb.ImportEnrollmentsResponse:
+    async def answer(self) -> Any:
         """The answer to the oldest chunk under way."""
         chunk_id, task = self.under_way.popleft()
         answer = await task
-        counts = {name: getattr(answer, name) for name in ("enrolled", "waitlisted", "already_enrolled")}
+        counts = {name: getattr(answer, name) for name in self._kind.counts}
         log.info("chunk imported", chunk_id=chunk_id, rejected=len(answer.rejected), **counts)
-        return messages.import_message(chunk_id, answer)
+        return self._kind.message(chunk_id, answer)
 
     def close(self) -> None:
         """Forgets what is under way; a batch that has formed goes on without us."""
@@ -115,7 +124,7 @@ class _Chunks:
             self._arriving.cancel()
 
 
-async def _next(chunks: AsyncIterator[pb.ImportEnrollmentsRequest]) -> pb.ImportEnrollmentsRequest | None:
+async def _next(chunks: AsyncIterator[Any]) -> Any:
     return await anext(chunks, None)
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from google.protobuf.message import Message
 
 from enrollment_service.api.pages import Page
 from enrollment_service.api.resume import Given
 from enrollment_service.api.timestamps import timestamp
-from enrollment_service.domain.commands import CourseId, EnrollmentsAnswer, ImportAnswer, ReconcileAnswer, StudentId
+from enrollment_service.domain.commands import (
+    CourseId,
+    EnrollmentsAnswer,
+    ImportAnswer,
+    ReconcileAnswer,
+    StudentId,
+    UpsertAnswer,
+)
+from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.history import Stood
 from enrollment_service.domain.queries import CourseStudents, PastCourseStudents, PastStudentCourses
@@ -178,9 +188,39 @@ def import_message(chunk_id: int, answer: ImportAnswer) -> pb.ImportEnrollmentsR
         already_enrolled=answer.already_enrolled,
         rejected=len(answer.rejected),
     )
-    for index, reason in answer.rejected:
-        response.rejected_rows.add(index=index, reason=pb.ErrorReason.Value(f"ERROR_REASON_{reason}"))
+    response.rejected_rows.extend(_rejected_rows(answer.rejected))
     return response
+
+
+def imported_students_message(chunk_id: int, answer: UpsertAnswer) -> pb.ImportStudentsResponse:
+    """What became of a chunk of students."""
+    return pb.ImportStudentsResponse(
+        chunk_id=chunk_id,
+        student_ids=answer.ids,
+        created=answer.created,
+        updated=answer.updated,
+        unchanged=answer.unchanged,
+        rejected=len(answer.rejected),
+        rejected_rows=_rejected_rows(answer.rejected),
+    )
+
+
+def imported_courses_message(chunk_id: int, answer: UpsertAnswer) -> pb.ImportCoursesResponse:
+    """What became of a chunk of courses."""
+    return pb.ImportCoursesResponse(
+        chunk_id=chunk_id,
+        course_ids=answer.ids,
+        created=answer.created,
+        updated=answer.updated,
+        unchanged=answer.unchanged,
+        rejected=len(answer.rejected),
+        rejected_rows=_rejected_rows(answer.rejected),
+    )
+
+
+def _rejected_rows(rejected: Iterable[tuple[int, Reason]]) -> Iterator[pb.ImportEnrollmentsResponse.RejectedRow]:
+    for index, reason in rejected:
+        yield pb.ImportEnrollmentsResponse.RejectedRow(index=index, reason=f"ERROR_REASON_{reason}")
 
 
 def reconcile_message(answer: ReconcileAnswer) -> pb.ReconcileRosterResponse:

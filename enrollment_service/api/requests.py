@@ -6,12 +6,13 @@ it returns may be given to the engine. The checks of single fields stand in `fie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from enrollment_service.api import fields, pages, resume
@@ -25,6 +26,8 @@ from enrollment_service.domain.commands import (
     DeleteStudent,
     Enroll,
     Import,
+    ImportCourses,
+    ImportStudents,
     Reconcile,
     Swap,
     Unenroll,
@@ -49,12 +52,15 @@ from enrollment_service.v1 import enrollment_pb2 as pb
 
 MAX_COURSES = 50
 MAX_IMPORT_ROWS = 10_000
+MAX_UPSERT_ROWS = 5_000
 MAX_ROSTER = 5_000
 
 _STUDENT_FIELDS = NewStudent._fields
 _COURSE_FIELDS = NewCourse._fields
 # Adds to the violations what is wrong with the value of a field.
 Check: TypeAlias = Callable[[list[Violation], str, Any], None]
+Part = TypeVar("Part", bound=Message)
+New = TypeVar("New")
 _STATES = range(ENROLLED, WAITLISTED + 1)
 
 
@@ -178,7 +184,7 @@ def create_course(request: pb.CreateCourseRequest, caller: Caller) -> CreateCour
         request_id=request_id,
         caller=caller,
         reason=request.reason,
-        course=NewCourse(**_course_values(request.course, _COURSE_FIELDS)),
+        course=_new_course(request.course),
     )
 
 
@@ -235,6 +241,15 @@ def list_courses(request: pb.ListCoursesRequest, _: Caller) -> tuple[CoursesQuer
     page = pages.parse(found, scope, request.page_size, request.page_token)
     _refuse_if(found)
     return CoursesQuery(page.after[0], page.rows_to_read, request.query, request.only_open), page
+
+
+def _new_course(course: pb.Course) -> NewCourse:
+    return NewCourse(**_course_values(course, _COURSE_FIELDS))
+
+
+def _check_new_course(found: list[Violation], course: pb.Course) -> None:
+    _check_course(found, course, _COURSE_FIELDS)
+    found += [] if found else _window_order(course, lambda opens, closes: opens < closes)
 
 
 def _check_course(found: list[Violation], course: pb.Course, names: Sequence[str]) -> None:
@@ -421,16 +436,13 @@ def watch_enrollment_events(request: pb.WatchEnrollmentEventsRequest, _: Caller)
 
 
 def import_enrollments(request: pb.ImportEnrollmentsRequest, caller: Caller) -> Import:
-    """A chunk of pairs to enroll."""
+    """A chunk of pairs to enroll, named by our ids or by external ids."""
     found: list[Violation] = []
-    if not 1 <= len(request.student_ids) <= MAX_IMPORT_ROWS:
-        found.append(invalid_field("student_ids", f"must have 1 to {MAX_IMPORT_ROWS} ids"))
-    if len(request.course_ids) != len(request.student_ids):
-        found.append(invalid_field("course_ids", "must have as many ids as student_ids"))
-    if min(request.student_ids, default=1) <= 0:
-        found.append(invalid_field("student_ids", "must be positive ids"))
-    if min(request.course_ids, default=1) <= 0:
-        found.append(invalid_field("course_ids", "must be positive ids"))
+    if request.student_external_ids or request.course_external_ids:
+        _check_pairs(found, request, "student_external_ids", "course_external_ids", "external ids")
+        _refuse_ids(found, request, "student_ids", "course_ids")
+    else:
+        _check_pairs(found, request, "student_ids", "course_ids", "ids")
     fields.check_on_full(found, request.on_full)
     request_id = _check_request(found, request)
     _refuse_if(found)
@@ -439,15 +451,83 @@ def import_enrollments(request: pb.ImportEnrollmentsRequest, caller: Caller) -> 
         caller=caller,
         student_ids=tuple(request.student_ids),
         course_ids=tuple(request.course_ids),
+        student_external_ids=tuple(request.student_external_ids),
+        course_external_ids=tuple(request.course_external_ids),
         waitlist=request.on_full == pb.ON_FULL_WAITLIST,
     )
 
 
-def reconcile_roster(request: pb.ReconcileRosterRequest, caller: Caller) -> Reconcile:
-    """The roster that a course is to have."""
+def _check_pairs(
+    found: list[Violation], request: pb.ImportEnrollmentsRequest, students: str, courses: str, what: str
+) -> None:
+    """As many of the one as of the other, each of which may exist."""
+    if not 1 <= len(getattr(request, students)) <= MAX_IMPORT_ROWS:
+        found.append(invalid_field(students, f"must have 1 to {MAX_IMPORT_ROWS} {what}"))
+    if len(getattr(request, courses)) != len(getattr(request, students)):
+        found.append(invalid_field(courses, f"must have as many {what} as {students}"))
+    for name in (students, courses):
+        values = getattr(request, name)
+        if what == "ids" and min(values, default=1) <= 0:
+            found.append(invalid_field(name, "must be positive ids"))
+        elif what != "ids" and not all(map(fields.is_external_id, values)):
+            found.append(invalid_field(name, "must be external ids of 1 to 255 printable characters"))
+
+
+def import_students(request: pb.ImportStudentsRequest, caller: Caller) -> ImportStudents:
+    """A chunk of students to create or update; a row that cannot be valid is left to be reported."""
+    names, request_id = _check_upsert(request, "students", _STUDENT_FIELDS)
+    rows = _Unique(request.students, lambda found, row: _check_student(found, row, _STUDENT_FIELDS))
+    return ImportStudents(request_id=request_id, caller=caller, fields=names, students=tuple(rows.each(_new_student)))
+
+
+def import_courses(request: pb.ImportCoursesRequest, caller: Caller) -> ImportCourses:
+    """A chunk of courses to create or update; a row that cannot be valid is left to be reported."""
+    names, request_id = _check_upsert(request, "courses", _COURSE_FIELDS)
+    rows = _Unique(request.courses, _check_new_course)
+    return ImportCourses(request_id=request_id, caller=caller, fields=names, courses=tuple(rows.each(_new_course)))
+
+
+def _check_upsert(
+    request: pb.ImportStudentsRequest | pb.ImportCoursesRequest, rows: str, known: Sequence[str]
+) -> tuple[tuple[str, ...], UUID | None]:
+    """The fields that are to be updated, none where it is all of them, and the request_id."""
     found: list[Violation] = []
-    fields.check_id(found, "course_id", request.course_id)
-    fields.check_ids(found, "student_ids", request.student_ids, MAX_ROSTER, least=0)
+    if not 1 <= len(getattr(request, rows)) <= MAX_UPSERT_ROWS:
+        found.append(invalid_field(rows, f"must have 1 to {MAX_UPSERT_ROWS} rows"))
+    allowed = [name for name in known if name != "external_id"]
+    names = _masked(found, request.update_mask.paths, allowed) if request.HasField("update_mask") else []
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return tuple(names), request_id
+
+
+class _Unique(Generic[Part]):
+    """The rows of an import that can be valid: each with an external id that no row before it has."""
+
+    def __init__(self, rows: Iterable[Part], check: Callable[[list[Violation], Part], None]) -> None:
+        self._rows = rows
+        self._check = check
+
+    def each(self, read: Callable[[Part], New]) -> Iterator[New | None]:
+        """What is read from each row; None from one that cannot be valid."""
+        seen: set[str] = set()
+        for row in self._rows:
+            found: list[Violation] = []
+            self._check(found, row)
+            number: str = row.external_id  # type: ignore[attr-defined]
+            valid = bool(number) and number not in seen and not found
+            seen.add(number)
+            yield read(row) if valid else None
+
+
+def reconcile_roster(request: pb.ReconcileRosterRequest, caller: Caller) -> Reconcile:
+    """The roster that a course is to have, named by our ids or by external ids."""
+    found: list[Violation] = []
+    if request.course_external_id or request.student_external_ids:
+        _check_external_roster(found, request)
+    else:
+        fields.check_id(found, "course_id", request.course_id)
+        fields.check_ids(found, "student_ids", request.student_ids, MAX_ROSTER, least=0)
     fields.check_count(found, "max_removals", request.max_removals)
     request_id = _check_request(found, request)
     _refuse_if(found)
@@ -457,5 +537,26 @@ def reconcile_roster(request: pb.ReconcileRosterRequest, caller: Caller) -> Reco
         validate_only=request.validate_only,
         course_id=request.course_id,
         student_ids=tuple(request.student_ids),
+        course_external_id=request.course_external_id,
+        student_external_ids=tuple(request.student_external_ids),
         max_removals=request.max_removals,
     )
+
+
+def _check_external_roster(found: list[Violation], request: pb.ReconcileRosterRequest) -> None:
+    wanted = request.student_external_ids
+    if not fields.is_external_id(request.course_external_id):
+        found.append(invalid_field("course_external_id", "must be an external id of 1 to 255 printable characters"))
+    if len(wanted) > MAX_ROSTER:
+        found.append(invalid_field("student_external_ids", f"must have 0 to {MAX_ROSTER} external ids"))
+    elif len(set(wanted)) != len(wanted):
+        found.append(invalid_field("student_external_ids", "must not have duplicates"))
+    for index, value in enumerate(wanted[: MAX_ROSTER + 1]):
+        if not fields.is_external_id(value):
+            found.append(invalid_field(f"student_external_ids[{index}]", "must have 1 to 255 printable characters"))
+    _refuse_ids(found, request, "course_id", "student_ids")
+
+
+def _refuse_ids(found: list[Violation], request: Message, *names: str) -> None:
+    given = [name for name in names if getattr(request, name)]
+    found += [invalid_field(name, "must not be given together with external ids") for name in given]

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
-from enrollment_service.api.import_stream import import_chunks
+from enrollment_service.api.import_stream import COURSES, ENROLLMENTS, STUDENTS, import_chunks
 from enrollment_service.api.watch import watch_messages
 from enrollment_service.domain.queries import PastCourseStudentsQuery, PastStudentCoursesQuery
 from enrollment_service.engine.feed import Feed
@@ -111,7 +111,19 @@ class Servicer(EnrollmentServiceServicer):
     async def ImportEnrollments(
         self, chunks: AsyncIterator[pb.ImportEnrollmentsRequest], call: Call
     ) -> AsyncIterator[pb.ImportEnrollmentsResponse]:
-        async for response in import_chunks(self._writer, chunks, call.caller, self._max_idle_seconds):
+        async for response in import_chunks(ENROLLMENTS, self._writer, chunks, call.caller, self._max_idle_seconds):
+            yield response
+
+    async def ImportStudents(
+        self, chunks: AsyncIterator[pb.ImportStudentsRequest], call: Call
+    ) -> AsyncIterator[pb.ImportStudentsResponse]:
+        async for response in import_chunks(STUDENTS, self._writer, chunks, call.caller, self._max_idle_seconds):
+            yield response
+
+    async def ImportCourses(
+        self, chunks: AsyncIterator[pb.ImportCoursesRequest], call: Call
+    ) -> AsyncIterator[pb.ImportCoursesResponse]:
+        async for response in import_chunks(COURSES, self._writer, chunks, call.caller, self._max_idle_seconds):
             yield response
 
     async def ReconcileRoster(self, request: pb.ReconcileRosterRequest, call: Call) -> pb.ReconcileRosterResponse:

@@ -40,16 +40,19 @@ class EnrollmentClient(Caller):
 
     # Students.
 
-    async def create_student(self, full_name: str, email: str, *, request_id: str = "") -> pb.Student:
+    async def create_student(
+        self, full_name: str, email: str, *, external_id: str = "", request_id: str = ""
+    ) -> pb.Student:
         """Creates a student."""
-        student = pb.Student(full_name=full_name, email=email)
+        student = pb.Student(full_name=full_name, email=email, external_id=external_id)
         request = pb.CreateStudentRequest(student=student, request_id=request_id)
         response: pb.CreateStudentResponse = await self.call("CreateStudent", request)
         return response.student
 
-    async def get_student(self, student_id: int) -> pb.Student:
-        """The student with this id."""
-        response: pb.GetStudentResponse = await self.call("GetStudent", pb.GetStudentRequest(student_id=student_id))
+    async def get_student(self, student_id: int = 0, *, external_id: str = "", email: str = "") -> pb.Student:
+        """The student with this id, this external id or this e-mail address: exactly one of them."""
+        request = pb.GetStudentRequest(student_id=student_id, external_id=external_id, email=email)
+        response: pb.GetStudentResponse = await self.call("GetStudent", request)
         return response.student
 
     async def update_student(self, student: pb.Student, fields: Iterable[str], *, request_id: str = "") -> pb.Student:
@@ -67,7 +70,7 @@ class EnrollmentClient(Caller):
         await self.call("DeleteStudent", request)
 
     async def list_students(self, *, query: str = "", page_size: int = 0) -> AsyncIterator[pb.Student]:
-        """All students whose name or address begins with the query, by id; over all pages."""
+        """All students whose name, address or external id begins with the query, by id; over all pages."""
         async for page in self.pages("ListStudents", pb.ListStudentsRequest(query=query, page_size=page_size)):
             for student in page.students:
                 yield student
@@ -84,6 +87,7 @@ class EnrollmentClient(Caller):
         waitlist_capacity: int = 0,
         enroll_open_time: Time = None,
         enroll_close_time: Time = None,
+        external_id: str = "",
         request_id: str = "",
         reason: str = "",
     ) -> pb.Course:
@@ -96,14 +100,16 @@ class EnrollmentClient(Caller):
             waitlist_capacity=waitlist_capacity,
             enroll_open_time=enroll_open_time,
             enroll_close_time=enroll_close_time,
+            external_id=external_id,
         )
         request = pb.CreateCourseRequest(course=course, request_id=request_id, reason=reason)
         response: pb.CreateCourseResponse = await self.call("CreateCourse", request)
         return response.course
 
-    async def get_course(self, course_id: int) -> pb.Course:
-        """The course with this id, and its present counts."""
-        response: pb.GetCourseResponse = await self.call("GetCourse", pb.GetCourseRequest(course_id=course_id))
+    async def get_course(self, course_id: int = 0, *, external_id: str = "", code: str = "") -> pb.Course:
+        """The course with this id, this external id or this code, exactly one of them; and its present counts."""
+        request = pb.GetCourseRequest(course_id=course_id, external_id=external_id, code=code)
+        response: pb.GetCourseResponse = await self.call("GetCourse", request)
         return response.course
 
     async def update_course(
@@ -127,7 +133,7 @@ class EnrollmentClient(Caller):
     async def list_courses(
         self, *, query: str = "", only_open: bool = False, page_size: int = 0
     ) -> AsyncIterator[pb.Course]:
-        """All courses whose code or title begins with the query, by id; over all pages."""
+        """All courses whose code, title or external id begins with the query, by id; over all pages."""
         request = pb.ListCoursesRequest(query=query, only_open=only_open, page_size=page_size)
         async for page in self.pages("ListCourses", request):
             for course in page.courses:
@@ -241,17 +247,21 @@ class EnrollmentClient(Caller):
 
     async def reconcile_roster(
         self,
-        course_id: int,
-        student_ids: Iterable[int],
+        course_id: int = 0,
+        student_ids: Iterable[int] = (),
         *,
+        course_external_id: str = "",
+        student_external_ids: Iterable[str] = (),
         max_removals: int = 0,
         validate_only: bool = False,
         request_id: str = "",
     ) -> pb.ReconcileRosterResponse:
-        """Makes the enrolled students of a course exactly these, all or none."""
+        """Makes the enrolled students of a course exactly these, all or none; by our ids or by external ids."""
         request = pb.ReconcileRosterRequest(
             course_id=course_id,
             student_ids=student_ids,
+            course_external_id=course_external_id,
+            student_external_ids=student_external_ids,
             max_removals=max_removals,
             validate_only=validate_only,
             request_id=request_id,
@@ -273,6 +283,18 @@ class EnrollmentClient(Caller):
             answer_timeout: after how many seconds without the answer that is due the stream counts as broken.
         """
         return self.chunks("ImportEnrollments", chunks, answer_timeout=answer_timeout)
+
+    def import_students(
+        self, chunks: Chunks, *, answer_timeout: float = 60.0
+    ) -> AsyncGenerator[pb.ImportStudentsResponse, None]:
+        """Sends chunks of students (messages ImportStudentsRequest); otherwise like `import_enrollments`."""
+        return self.chunks("ImportStudents", chunks, answer_timeout=answer_timeout)
+
+    def import_courses(
+        self, chunks: Chunks, *, answer_timeout: float = 60.0
+    ) -> AsyncGenerator[pb.ImportCoursesResponse, None]:
+        """Sends chunks of courses (messages ImportCoursesRequest); otherwise like `import_enrollments`."""
+        return self.chunks("ImportCourses", chunks, answer_timeout=answer_timeout)
 
     def watch_enrollment_events(
         self,

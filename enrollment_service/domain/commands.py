@@ -5,7 +5,7 @@ Commands are told apart by identity: two that ask for the same are still two. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -27,6 +27,16 @@ class ImportAnswer(NamedTuple):
     enrolled: int
     waitlisted: int
     already_enrolled: int
+    rejected: tuple[tuple[int, Reason], ...]
+
+
+class UpsertAnswer(NamedTuple):
+    """What became of the rows of a chunk of students or courses; their ids in row order, 0 where rejected."""
+
+    ids: tuple[int, ...]
+    created: int
+    updated: int
+    unchanged: int
     rejected: tuple[tuple[int, Reason], ...]
 
 
@@ -55,7 +65,15 @@ class CourseId(NamedTuple):
 
 
 Answer: TypeAlias = (
-    EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | CountedCourse | CourseId | Student | StudentId | Done
+    EnrollmentsAnswer
+    | ImportAnswer
+    | UpsertAnswer
+    | ReconcileAnswer
+    | CountedCourse
+    | CourseId
+    | Student
+    | StudentId
+    | Done
 )
 A = TypeVar("A", bound=Answer)
 
@@ -169,11 +187,24 @@ class Swap(Command[EnrollmentsAnswer]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Import(Command[ImportAnswer]):
-    """Enroll many pairs, row by row; rows that cannot be enrolled are reported."""
+    """Enroll many pairs, row by row; rows that cannot be enrolled are reported.
 
-    student_ids: tuple[int, ...]
-    course_ids: tuple[int, ...]
+    The pairs are named by our ids or by external ids. What these stand for, 0 where nobody has one, whoever locks puts
+    into `found_students` and `found_courses`.
+    """
+
+    student_ids: tuple[int, ...] = ()
+    course_ids: tuple[int, ...] = ()
+    student_external_ids: tuple[str, ...] = ()
+    course_external_ids: tuple[str, ...] = ()
     waitlist: bool = False
+    found_students: tuple[int, ...] = ()
+    found_courses: tuple[int, ...] = ()
+
+    @property
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """The pairs of student and course, by our ids."""
+        return zip(self.found_students or self.student_ids, self.found_courses or self.course_ids, strict=True)
 
     @property
     def bulk(self) -> bool:
@@ -185,20 +216,37 @@ class Import(Command[ImportAnswer]):
 
     @property
     def locks(self) -> tuple[int, ...]:
-        return self.course_ids
+        return tuple(filter(None, self.found_courses)) or self.course_ids
 
     @property
     def weight(self) -> int:
-        return len(self.student_ids)
+        return len(self.student_ids or self.student_external_ids)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reconcile(Command[ReconcileAnswer]):
-    """Make the enrolled students of a course exactly these, or change nothing."""
+    """Make the enrolled students of a course exactly these, or change nothing.
 
-    course_id: int
-    student_ids: tuple[int, ...]
+    Named by our ids or by external ids, like the pairs of an `Import`.
+    """
+
+    course_id: int = 0
+    student_ids: tuple[int, ...] = ()
+    course_external_id: str = ""
+    student_external_ids: tuple[str, ...] = ()
     max_removals: int = 0
+    found_students: tuple[int, ...] = ()
+    found_course: int = 0
+
+    @property
+    def course(self) -> int:
+        """Which course, by our id."""
+        return self.found_course or self.course_id
+
+    @property
+    def roster(self) -> tuple[int, ...]:
+        """Who is to be in it, by our ids."""
+        return self.found_students or self.student_ids
 
     @property
     def bulk(self) -> bool:
@@ -206,11 +254,76 @@ class Reconcile(Command[ReconcileAnswer]):
 
     @property
     def locks(self) -> tuple[int, ...]:
-        return (self.course_id,)
+        return (self.course,)
 
     @property
     def weight(self) -> int:
-        return len(self.student_ids) + 1
+        return len(self.student_ids or self.student_external_ids) + 1
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Upsert(Command[UpsertAnswer]):
+    """Create what has a new external id, update what differs, row by row; None stands for a row that cannot be valid.
+
+    Attributes:
+        fields: what to update where a row is there already, by names of `records`; empty: all of it.
+        found: the ids that the external ids of the rows stand for, 0 where nobody has one. Whoever locks looks them up.
+    """
+
+    fields: tuple[str, ...] = ()
+    found: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> Sequence[NewStudent | NewCourse | None]:
+        """What is to be there."""
+        raise NotImplementedError
+
+    @property
+    def external_ids(self) -> list[str]:
+        """Those of the rows; empty where a row cannot be valid."""
+        return ["" if row is None else row.external_id for row in self.rows]
+
+    @property
+    def bulk(self) -> bool:
+        return True
+
+    @property
+    def waits(self) -> bool:
+        return True
+
+    @property
+    def weight(self) -> int:
+        return len(self.rows)
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ImportStudents(Upsert):
+    """Create and update students by their external ids."""
+
+    students: tuple[NewStudent | None, ...]
+
+    @property
+    def rows(self) -> Sequence[NewStudent | None]:
+        return self.students
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ImportCourses(Upsert):
+    """Create and update courses by their external ids; promotes whom the changes let in."""
+
+    courses: tuple[NewCourse | None, ...]
+
+    @property
+    def rows(self) -> Sequence[NewCourse | None]:
+        return self.courses
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        return tuple(course_id for course_id in self.found if course_id)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,8 @@ from enrollment_service.domain.commands import (
     DeleteStudent,
     Enroll,
     Import,
+    ImportCourses,
+    ImportStudents,
     Reconcile,
     Swap,
     Unenroll,
@@ -47,8 +49,16 @@ _PAYLOADS: dict[type[Command[Any]], tuple[str, tuple[str, ...]]] = {
     Enroll: ("EnrollStudent", ("student_id", "course_ids", "waitlist", "reason", "drop_course_ids")),
     Unenroll: ("UnenrollStudent", ("student_id", "course_id", "allow_missing", "etag", "reason")),
     Swap: ("SwapEnrollment", ("student_id", "from_course_id", "to_course_id", "reason")),
-    Import: ("ImportEnrollments", ("student_ids", "course_ids", "waitlist")),
-    Reconcile: ("ReconcileRoster", ("course_id", "student_ids", "max_removals")),
+    Import: (
+        "ImportEnrollments",
+        ("student_ids", "course_ids", "student_external_ids", "course_external_ids", "waitlist"),
+    ),
+    ImportStudents: ("ImportStudents", ("students", "fields")),
+    ImportCourses: ("ImportCourses", ("courses", "fields")),
+    Reconcile: (
+        "ReconcileRoster",
+        ("course_id", "student_ids", "course_external_id", "student_external_ids", "max_removals"),
+    ),
 }
 
 
@@ -75,9 +85,19 @@ def _of_new(new: NewStudent | NewCourse) -> dict[str, Any]:
     )
 
 
+def _of_rows(rows: Sequence[NewStudent | NewCourse | None]) -> list[dict[str, Any] | None]:
+    return [None if row is None else _of_new(row) for row in rows]
+
+
 def _of_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
 
 
 # How fields are written that JSON does not know.
-_PLAIN: dict[str, Callable[[Any], Any]] = {"student": _of_new, "course": _of_new, "changes": _of_fields}
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "student": _of_new,
+    "course": _of_new,
+    "students": _of_rows,
+    "courses": _of_rows,
+    "changes": _of_fields,
+}

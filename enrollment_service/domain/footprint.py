@@ -13,6 +13,8 @@ from enrollment_service.domain.commands import (
     DeleteStudent,
     Enroll,
     Import,
+    ImportCourses,
+    ImportStudents,
     Reconcile,
     RequestKey,
     Swap,
@@ -68,7 +70,7 @@ class Footprint:
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving.update(command.drop_course_ids)
             case Import():
-                self.pairs.update(zip(command.student_ids, command.course_ids, strict=True))
+                self.pairs.update(command.pairs)
             case Unenroll():
                 self.pairs.add((command.student_id, command.course_id))
                 self.leaving[command.course_id] += 1
@@ -76,21 +78,30 @@ class Footprint:
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving[command.from_course_id] += 1
             case Reconcile():
-                self.pairs.update((student_id, command.course_id) for student_id in command.student_ids)
-                self.rosters.add(command.course_id)
+                self.pairs.update((student_id, command.course) for student_id in command.roster)
+                self.rosters.add(command.course)
             case DeleteCourse() if command.force:
                 self.rosters.add(command.course_id)
-            case UpdateCourse():
+            case UpdateCourse() | UpdateStudent() | ImportStudents() | ImportCourses():
                 self._add_update(command)
-            case UpdateStudent():
-                self.updated_students.add(command.student_id)
             case DeleteStudent():
                 self.deleted_students.add(command.student_id)
 
-    def _add_update(self, command: UpdateCourse) -> None:
-        capacity = command.changes.get("capacity", 0)
-        known = self.capacities.get(command.course_id, 0)
-        self.capacities[command.course_id] = None if capacity is None or known is None else max(capacity, known)
+    def _add_update(self, command: UpdateCourse | UpdateStudent | ImportStudents | ImportCourses) -> None:
+        match command:
+            case UpdateCourse():
+                self._add_capacity(command.course_id, command.changes.get("capacity", 0))
+            case UpdateStudent():
+                self.updated_students.add(command.student_id)
+            case ImportStudents():
+                self.updated_students.update(student_id for student_id in command.found if student_id)
+            case ImportCourses():
+                for course_id, course in zip(command.found, command.courses, strict=True):
+                    if course_id and course is not None:
+                        self._add_capacity(course_id, course.capacity)
+
+    def _add_capacity(self, course_id: int, capacity: int | None) -> None:
+        self.capacities[course_id] = _larger(capacity, self.capacities.get(course_id, 0))
 
     def add_held(self, pairs: Iterable[Pair]) -> None:
         """Adds the enrollments of students who may be deleted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from enrollment_service.domain.commands import (
     Answer,
@@ -23,12 +23,15 @@ from enrollment_service.domain.commands import (
     EnrollmentsAnswer,
     Import,
     ImportAnswer,
+    ImportCourses,
+    ImportStudents,
     Reconcile,
     ReconcileAnswer,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
+    UpsertAnswer,
 )
 from enrollment_service.domain.errors import (
     Reason,
@@ -39,6 +42,7 @@ from enrollment_service.domain.errors import (
     etag_mismatch,
     invalid_field,
     not_enrolled,
+    not_found_by,
     student_not_found,
     student_taken,
 )
@@ -48,8 +52,11 @@ from enrollment_service.domain.records import (
     STATE_NAMES,
     WAITLISTED,
     CountedCourse,
+    Course,
     Enrollment,
     EnrollmentView,
+    NewCourse,
+    NewStudent,
     Owners,
     ServiceReason,
     Student,
@@ -137,7 +144,7 @@ def import_rows(state: State, command: Import) -> ImportAnswer:
     counts = {ENROLLED: 0, WAITLISTED: 0}
     already = 0
     rejected: list[tuple[int, Reason]] = []
-    for index, pair in enumerate(zip(command.student_ids, command.course_ids, strict=True)):
+    for index, pair in enumerate(command.pairs):
         student_id, course_id = pair
         seats = state.seats.get(course_id)
         if student_id in state.missing_students:
@@ -158,13 +165,10 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
 
     Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted.
     """
-    _refuse_if(
-        [student_not_found(student_id) for student_id in command.student_ids if student_id in state.missing_students]
-        + ([] if command.course_id in state.seats else [course_not_found(command.course_id)])
-    )
-    seats = state.seats[command.course_id]
-    wanted = set(command.student_ids)
-    present = state.enrollments_of(course_id=command.course_id)
+    _refuse_if(_missing_of_roster(state, command))
+    seats = state.seats[command.course]
+    wanted = set(command.roster)
+    present = state.enrollments_of(course_id=command.course)
     leaving = [enrollment for enrollment in present if enrollment.student_id not in wanted]
     staying = {enrollment.student_id for enrollment in present if enrollment.state == ENROLLED} & wanted
     _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
@@ -258,11 +262,97 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
     return Done()
 
 
+def import_students(state: State, command: ImportStudents) -> UpsertAnswer:
+    """Students begin or change by their external ids, row by row; what a row is refused for is reported."""
+    work = state.upserts[command]
+    names = command.fields or _imported(NewStudent)
+    rows = _Rows()
+    for index, row in enumerate(command.students):
+        student_id = work.ids[index]
+        if row is None:
+            rows.reject(Reason.INVALID_FIELD)
+        elif index in work.created:
+            rows.add(student_id, "created")
+        elif not student_id or ("email" in names and not work.may_take(index)):
+            rows.reject(Reason.EMAIL_TAKEN)
+        else:
+            student = state.students[student_id]
+            wanted = student._replace(**{name: getattr(row, name) for name in names})
+            if wanted != student:
+                if "email" in names:
+                    work.take(index)
+                state.change_student(wanted._replace(version=student.version + 1, update_time=state.now))
+            rows.add(student_id, "unchanged" if wanted == student else "updated")
+    return rows.answer
+
+
+def import_courses(state: State, command: ImportCourses) -> UpsertAnswer:
+    """Courses begin or change by their external ids, row by row; what a row is refused for is reported."""
+    work = state.upserts[command]
+    names = command.fields or _imported(NewCourse)
+    cause = _cause(command, ServiceReason.IMPORT)
+    rows = _Rows()
+    for index, row in enumerate(command.courses):
+        course_id = work.ids[index]
+        if row is None:
+            rows.reject(Reason.INVALID_FIELD)
+        elif index in work.created:
+            state.open_course(cast(Course, work.created[index]), cause)
+            rows.add(course_id, "created")
+        elif not course_id or ("code" in names and not work.may_take(index)):
+            rows.reject(Reason.CODE_TAKEN)
+        else:
+            seats = state.seats[course_id]
+            wanted = seats.course._replace(**_seat_rules(seats))._replace(
+                **{name: getattr(row, name) for name in names}
+            )
+            refused = _window_order(seats, wanted.enroll_open_time, wanted.enroll_close_time)
+            refused += _capacity_below(seats, wanted.capacity)
+            if refused:
+                rows.reject(refused[0].reason)
+                continue
+            rows.add(course_id, "unchanged" if wanted == seats.course else "updated")
+            if wanted != seats.course:
+                if "code" in names:
+                    work.take(index)
+                state.change_course(seats, wanted._replace(version=wanted.version + 1, update_time=state.now), cause)
+                state.promote(seats, cause)
+    return rows.answer
+
+
+class _Rows:
+    """What became of the rows of an import so far, in their order."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._counts = {"created": 0, "updated": 0, "unchanged": 0}
+        self._rejected: list[tuple[int, Reason]] = []
+
+    def add(self, row_id: int, became: str) -> None:
+        self._ids.append(row_id)
+        self._counts[became] += 1
+
+    def reject(self, reason: Reason) -> None:
+        self._rejected.append((len(self._ids), reason))
+        self._ids.append(0)
+
+    @property
+    def answer(self) -> UpsertAnswer:
+        return UpsertAnswer(tuple(self._ids), **self._counts, rejected=tuple(self._rejected))
+
+
+def _imported(kind: type[NewStudent | NewCourse]) -> tuple[str, ...]:
+    """What a row may change of what is there: everything but the key that it is found by."""
+    return tuple(name for name in kind._fields if name != "external_id")
+
+
 _RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
     Enroll: enroll,
     Unenroll: unenroll,
     Swap: swap,
     Import: import_rows,
+    ImportStudents: import_students,
+    ImportCourses: import_courses,
     Reconcile: reconcile,
     CreateCourse: create_course,
     UpdateCourse: update_course,
@@ -367,6 +457,17 @@ def _missing_in_plan(
         elif is_known and (student_id, course_id) not in state.enrollments:
             missing.append(not_enrolled(student_id, course_id))
     return missing + _missing_courses(state, to_enter)
+
+
+def _missing_of_roster(state: State, command: Reconcile) -> list[Violation]:
+    missing = [index for index, student_id in enumerate(command.roster) if student_id in state.missing_students]
+    if command.course_external_id:
+        students = [not_found_by("student", f"student_external_ids[{index}]") for index in missing]
+        course = not_found_by("course", "course_external_id")
+    else:
+        students = [student_not_found(command.student_ids[index]) for index in missing]
+        course = course_not_found(command.course_id)
+    return students + ([] if command.course in state.seats else [course])
 
 
 def _missing_courses(state: State, course_ids: Sequence[int]) -> list[Violation]:

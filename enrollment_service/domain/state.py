@@ -7,7 +7,7 @@ sure that each one keeps rows, counts, queue and event log in step.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
@@ -84,6 +84,48 @@ class Seats:
 
 
 @dataclass(slots=True)
+class Upserts:
+    """What an import of students or of courses works on, by the index of the row, once what is new was inserted.
+
+    The natural key is the e-mail address of a student and the code of a course, in the form in which the database
+    compares it.
+
+    Attributes:
+        created: what was inserted.
+        ids: whom the external id of a row stands for; 0 where nobody has it, because the natural key was taken.
+        wanted: the natural key of a row.
+        holders: who has which natural key.
+        keys: the same by id, of those who may change theirs.
+        handed_on: who gives up a key that another row takes.
+    """
+
+    created: Mapping[int, Student | Course]
+    ids: Sequence[int]
+    wanted: Sequence[str]
+    holders: dict[str, int]
+    keys: dict[int, str]
+    handed_on: set[int] = field(default_factory=set)
+    _given_up: dict[str, int] = field(default_factory=dict)
+
+    def may_take(self, index: int) -> bool:
+        """Whether nobody else has the key that a row asks for."""
+        return self.holders.get(self.wanted[index], self.ids[index]) == self.ids[index]
+
+    def take(self, index: int) -> None:
+        """Gives the key that a row asks for to whom the row is about."""
+        taker, wanted = self.ids[index], self.wanted[index]
+        had = self.keys[taker]
+        if had == wanted:
+            return
+        del self.holders[had]
+        self._given_up.setdefault(had, taker)
+        if self._given_up.get(wanted, taker) != taker:
+            self.handed_on.add(self._given_up[wanted])
+        self.holders[wanted] = taker
+        self.keys[taker] = wanted
+
+
+@dataclass(slots=True)
 class State:
     """Everything `decide` may look at, and the log of what it did."""
 
@@ -96,6 +138,7 @@ class State:
     new_students: dict[Command[Any], Student] = field(default_factory=dict)
     new_courses: dict[Command[Any], Course] = field(default_factory=dict)
     owners: dict[Command[Any], Owners] = field(default_factory=dict)
+    upserts: dict[Command[Any], Upserts] = field(default_factory=dict)
 
     events: list[Event] = field(default_factory=list)
     # Whether the row of a touched pair was in the database before the batch.

@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from enrollment_service.domain.commands import Answer, Command, CourseId, EnrollmentsAnswer, RequestKey, StudentId
+from enrollment_service.domain.commands import (
+    Answer,
+    Command,
+    CourseId,
+    EnrollmentsAnswer,
+    ImportStudents,
+    RequestKey,
+    StudentId,
+)
 from enrollment_service.domain.errors import Reason, Refusal
 from enrollment_service.domain.fingerprints import fingerprint
 from enrollment_service.domain.footprint import Row
@@ -115,6 +123,10 @@ async def _worked_out(state: State, commands: Sequence[Command[Any]]) -> tuple[l
 
 async def _apply(state: State, changes: NetChanges, connection: DriverConnection) -> None:
     await seats.apply(connection, state, changes)
+    for command, work in state.upserts.items():
+        if work.handed_on:
+            park = students.park_emails if isinstance(command, ImportStudents) else courses.park_codes
+            await park(connection, work.handed_on)
     if state.changed_courses:
         changed = sorted(state.changed_courses.items())
         await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])

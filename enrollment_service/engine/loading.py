@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from enrollment_service.domain.commands import Command, CreateCourse, CreateStudent
+from enrollment_service.domain.commands import Command, CreateCourse, CreateStudent, Upsert
 from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
 from enrollment_service.domain.records import WAITLISTED, Enrollment
 from enrollment_service.domain.state import Pair, Seats, State
+from enrollment_service.engine.upserting import check, insert_rows, look_up
 from enrollment_service.store import courses, seats, students
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import StaleError
@@ -31,8 +32,10 @@ async def lock_and_load(
     held.
 
     Raises:
-        StaleError: a student who is to be deleted has entered another course between looking and locking.
+        StaleError: a student who is to be deleted has entered another course between looking and locking, or an
+            external id stands for somebody else.
     """
+    await look_up(connection, commands)
     footprint = Footprint.of(commands)
     footprint.add_held(map(_pair, await seats.load_held(connection, footprint.deleted_students)))
     loaded = await seats.lock_and_load(
@@ -44,6 +47,7 @@ async def lock_and_load(
         to_delete=bool(footprint.deleted_students),
         skip_locked=skip_locked,
     )
+    await check(connection, commands)
     busy = {Row(SEATS, course_id) for course_id in loaded.busy}
     busy.update(Row(STUDENTS, student_id) for student_id in busy_students)
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
@@ -91,6 +95,9 @@ async def insert_new(connection: DriverConnection, state: State, commands: Seque
         opened, owners = await courses.create_courses(connection, [one.course for one in of_courses], state.now)
         state.new_courses = {of_courses[index]: course for index, course in opened.items()}
         state.owners |= {of_courses[index]: owner for index, owner in owners.items()}
+    for command in commands:
+        if isinstance(command, Upsert):
+            await insert_rows(connection, state, command)
 
 
 async def _with_details(

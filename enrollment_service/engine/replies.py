@@ -22,13 +22,14 @@ from enrollment_service.domain.commands import (
     ImportAnswer,
     ReconcileAnswer,
     StudentId,
+    UpsertAnswer,
 )
 from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
 
 _ENCODING = 1
 
-Kept: TypeAlias = EnrollmentsAnswer | ImportAnswer | ReconcileAnswer | StudentId | CourseId | Done
+Kept: TypeAlias = EnrollmentsAnswer | ImportAnswer | UpsertAnswer | ReconcileAnswer | StudentId | CourseId | Done
 
 
 def encode(answer: Answer) -> str:
@@ -37,6 +38,8 @@ def encode(answer: Answer) -> str:
         value: dict[str, Any] = {"enrollments": [_encode_enrollment(view.enrollment) for view in answer.enrollments]}
     elif isinstance(answer, ImportAnswer):
         value = {"import": _encode_import(answer)}
+    elif isinstance(answer, UpsertAnswer):
+        value = {"upsert": _encode_upsert(answer)}
     elif isinstance(answer, ReconcileAnswer):
         value = {"reconcile": _encode_reconcile(answer)}
     elif isinstance(answer, Student | StudentId):
@@ -98,6 +101,26 @@ def _decode_import(kept: dict[str, Any]) -> ImportAnswer:
     )
 
 
+def _encode_upsert(answer: UpsertAnswer) -> dict[str, Any]:
+    return {
+        "ids": answer.ids,
+        "created": answer.created,
+        "updated": answer.updated,
+        "unchanged": answer.unchanged,
+        "rejected": answer.rejected,
+    }
+
+
+def _decode_upsert(kept: dict[str, Any]) -> UpsertAnswer:
+    return UpsertAnswer(
+        ids=tuple(kept["ids"]),
+        created=kept["created"],
+        updated=kept["updated"],
+        unchanged=kept["unchanged"],
+        rejected=tuple((index, Reason(reason)) for index, reason in kept["rejected"]),
+    )
+
+
 def _encode_reconcile(answer: ReconcileAnswer) -> dict[str, Any]:
     return {"added": answer.added, "removed": answer.removed, "unchanged_count": answer.unchanged_count}
 
@@ -109,6 +132,7 @@ def _decode_reconcile(kept: dict[str, Any]) -> ReconcileAnswer:
 _DECODERS: dict[str, Callable[[Any], Kept]] = {
     "enrollments": lambda kept: EnrollmentsAnswer(tuple(EnrollmentView(_decode_enrollment(one)) for one in kept)),
     "import": _decode_import,
+    "upsert": _decode_upsert,
     "reconcile": _decode_reconcile,
     "student": lambda kept: StudentId(kept["student_id"]),
     "course": lambda kept: CourseId(kept["course_id"]),

@@ -18,7 +18,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
-from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent
+from enrollment_service.domain.commands import A, Answer, Command, UpdateCourse, UpdateStudent, Upsert
 from enrollment_service.domain.errors import (
     DatabaseUnavailable,
     Refusal,
@@ -44,6 +44,8 @@ from enrollment_service.telemetry import metrics, tracing
 MAX_GIVE_WAY = 0.05
 # How long batches usually hold their rows, in seconds, with something to spare.
 USUAL_BATCH = 0.01
+# How often an import is tried of which others take keys meanwhile.
+MAX_TRIES = 5
 # The unique keys that an update may break, by their indexes.
 _KEYS = {
     "uq_students_email": "email",
@@ -154,13 +156,14 @@ class Writer:
 
     # --- one transaction, and what becomes of it ----------------------------------------------------------------
 
-    async def _attempt(self, held: HeldConnection, form: Form, *, first: Turn | None = None) -> Results:
+    async def _attempt(self, held: HeldConnection, form: Form, *, first: Turn | None = None, tries: int = 1) -> Results:
         """The outcomes of commands that are decided in one transaction, if possible.
 
         Args:
             held: the connection to do it on.
             form: the commands, asked for when the transaction has begun.
             first: a turn of the patient lane, whose row is waited for before anything else.
+            tries: how often it was tried, this time included.
 
         Raises:
             RowBusyError: the first row stayed locked.
@@ -187,12 +190,14 @@ class Writer:
         except DatabaseUnavailable as error:
             return dict.fromkeys(commands or form(), error)
         except Exception as error:  # noqa: BLE001 - each caller is told what became of its command
-            return await self._after(error, held, commands or form())
+            return await self._after(error, held, commands or form(), tries)
         count(decided.events, decided.fresh)
         self._database.writes += bool(decided.events)
         return results
 
-    async def _after(self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]]) -> Results:
+    async def _after(
+        self, error: Exception, held: HeldConnection, commands: Sequence[Command[Any]], tries: int
+    ) -> Results:
         """What becomes of the commands of a transaction that certainly did not happen."""
         fault = fault_of(error)
         if fault is Fault.TIMEOUT:
@@ -200,6 +205,9 @@ class Writer:
         if fault is Fault.LOCKED:
             return await self._aside(held, commands)
         if len(commands) == 1:
+            if fault is Fault.DUPLICATE and isinstance(commands[0], Upsert) and tries < MAX_TRIES:
+                # Somebody else has taken a key since it was read who has it: read again.
+                return await self._attempt(held, partial(list, commands), tries=tries + 1)
             return {commands[0]: await self._explained(error, held, commands[0])}
         results: Results = {}
         for command in commands:
@@ -239,6 +247,8 @@ class Writer:
 
     async def _key_taken(self, error: Exception, held: HeldConnection, command: Command[Any]) -> Exception:
         constraint = constraint_of(error) or ""
+        if isinstance(command, Upsert):
+            return DatabaseUnavailable()
         if not isinstance(command, UpdateStudent | UpdateCourse) or constraint not in _KEYS:
             return error
         name = _KEYS[constraint]

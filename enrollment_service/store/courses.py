@@ -23,12 +23,14 @@ from enrollment_service.store.models import CourseRow, SeatsRow, code_key
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
 from enrollment_service.store.statements import (
     Prepared,
+    UpsertKeys,
     array,
     bigint,
     combinations_of,
     integer,
     next_id,
     or_empty,
+    parked,
     rows_of,
     text,
     timestamp,
@@ -209,6 +211,39 @@ async def owners_of(connection: DriverConnection, keys: Mapping[int, tuple[str, 
     return {ordinal: Owners(*found) for ordinal, *found in rows}
 
 
+def _upsert_keys() -> Prepared:
+    rows = rows_of(codes=text, external_ids=text, ordinals=bigint)
+    joined, by_code, by_external_id = _joined_by_keys(rows)
+    return Prepared(
+        select(code_key(rows.c.codes), by_code.id, by_external_id.id, code_key(by_external_id.code))
+        .select_from(joined)
+        .order_by(rows.c.ordinals)
+    )
+
+
+_read_upsert_keys = _upsert_keys()
+_ids = rows_of(external_ids=text)
+_read_ids = Prepared(
+    select(CourseRow.external_id, CourseRow.id).join_from(_ids, CourseRow, CourseRow.external_id == _ids.c.external_ids)
+)
+
+
+async def read_ids(connection: DriverConnection, external_ids: Iterable[str]) -> dict[str, int]:
+    """The ids of the courses that have these external ids."""
+    return dict(await _read_ids.fetch(connection, external_ids=list(external_ids)))  # type: ignore[arg-type]
+
+
+async def read_upsert_keys(connection: DriverConnection, courses: Sequence[NewCourse | None]) -> list[UpsertKeys]:
+    """For each row whose keys it asks for, and who has them."""
+    rows = await _read_upsert_keys.fetch(
+        connection,
+        codes=[None if course is None else course.code for course in courses],
+        external_ids=[None if course is None else course.external_id for course in courses],
+        ordinals=range(len(courses)),
+    )
+    return [UpsertKeys(*row) for row in rows]
+
+
 # What clients write of a course, by the table it stands in, with what is written whenever any of it changes.
 _TEXTS: dict[str, TypeEngine[Any]] = {
     "code": text,
@@ -238,6 +273,7 @@ def _stored(name: str, course: Course) -> Any:
     return value or None if name == "external_id" else value
 
 
+_park_codes = Prepared(update(CourseRow).values(code=parked(CourseRow.id)).where(CourseRow.id == any_(array("ids"))))
 _delete_seats = Prepared(delete(SeatsRow).where(SeatsRow.course_id == any_(array("ids"))))
 _delete_courses = Prepared(delete(CourseRow).where(CourseRow.id == any_(array("ids"))))
 
@@ -261,6 +297,11 @@ async def update_courses(connection: DriverConnection, changed: Iterable[tuple[C
                 await _update_columns(key, written).fetch(connection, ids=ids, **values)
 
 
+async def park_codes(connection: DriverConnection, course_ids: Iterable[int]) -> None:
+    """Frees the codes of courses that are about to be updated, so that others can be given them before that."""
+    await _park_codes.fetch(connection, ids=sorted(course_ids))
+
+
 async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]) -> None:
     """Deletes courses that nobody is in any more; their events stay."""
     await _delete_seats.fetch(connection, ids=course_ids)
@@ -280,7 +321,8 @@ def batch_statements() -> list[Prepared]:
         for written in combinations_of(columns.items())
         if always in dict(written)
     ]
-    return [_read, _create_courses, _read_owners, _delete_seats, _delete_courses, *updates]
+    upserting = [_read_ids, _read_upsert_keys, _park_codes]
+    return [_read, _create_courses, _read_owners, _delete_seats, _delete_courses, *upserting, *updates]
 
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:

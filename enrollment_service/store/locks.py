@@ -1,6 +1,4 @@
-"""Statements about locks alone: wait for one row, find out which rows others hold and who may still write events, and
-end who stands still.
-"""
+"""Statements about locks alone: wait for one row, find out who holds what, and end who stands still."""
 
 from __future__ import annotations
 

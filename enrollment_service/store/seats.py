@@ -377,6 +377,14 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
 }
 
 
+# What an import of courses does beside opening some; of many events it writes the log apart.
+_OPENING = [
+    (before, after)
+    for before, counted in (((), ()), ((), ("count",)), (("update",), ("count",)))
+    for after in (counted, (*counted, "log"))
+]
+
+
 @lru_cache
 def _apply_statement(parts: tuple[str, ...]) -> Prepared:
     ctes = [write(rows_of(**parameters)) for parameters, write in map(_PARTS.__getitem__, parts)]
@@ -466,7 +474,7 @@ def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
     """Those that a batch may send, by a clock."""
     # Who comes or goes is logged, but not together with the rows where there are many. New courses have nobody yet.
     applied = [parts for parts in combinations_of(_PARTS) if "log" in parts and "open" not in parts]
-    applied.append(("open", "log"))
+    applied += [(*before, "open", *after) for before, after in _OPENING]
     return [
         *(_lock_and_load(clock, skip_locked) for skip_locked in (True, False)),
         *(_apply_statement(parts) for parts in [*applied, ("count",), ("delete",), ("update", "count")]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import cached_property
 from itertools import chain, combinations
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from asyncpg import Record
 from asyncpg.prepared_stmt import PreparedStatement
@@ -58,6 +58,23 @@ def array(name: str, of: TypeEngine[Any] = bigint) -> BindParameter[Any]:
 def or_empty(column: InstrumentedAttribute[str | None]) -> ColumnElement[str]:
     """A text that may be NULL as the domain has it: empty where there is none."""
     return func.coalesce(column, literal_column("''", Text)).label(column.key)
+
+
+def parked(row_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[str]:
+    """A value for a unique text that nobody can be given, for the moment in which the text is handed on to another."""
+    return func.concat(func.chr(constant(1)), row_id)
+
+
+class UpsertKeys(NamedTuple):
+    """The natural key that a row of an import asks for and who has it, and who has its external id with which key.
+
+    Natural keys are in the form in which the database compares them.
+    """
+
+    wanted: str | None
+    holder: int | None
+    found: int | None
+    had: str | None
 
 
 def constant(value: int) -> ColumnElement[int]:

@@ -15,7 +15,18 @@ from enrollment_service.domain.queries import StudentQuery, StudentsQuery
 from enrollment_service.domain.records import NewStudent, Owners, Student
 from enrollment_service.store.models import StudentRow
 from enrollment_service.store.prefixes import begins_with, plan_for_prefixes
-from enrollment_service.store.statements import Prepared, array, bigint, next_id, or_empty, rows_of, text, timestamp
+from enrollment_service.store.statements import (
+    Prepared,
+    UpsertKeys,
+    array,
+    bigint,
+    next_id,
+    or_empty,
+    parked,
+    rows_of,
+    text,
+    timestamp,
+)
 from enrollment_service.store.transactions import DriverConnection
 
 student_columns = [
@@ -162,6 +173,41 @@ async def owners_of(connection: DriverConnection, keys: Mapping[int, tuple[str, 
     return {ordinal: Owners(*found) for ordinal, *found in rows}
 
 
+def _upsert_keys() -> Prepared:
+    rows = rows_of(emails=text, external_ids=text, ordinals=bigint)
+    joined, by_email, by_external_id = _joined_by_keys(rows)
+    return Prepared(
+        select(func.lower(rows.c.emails), by_email.id, by_external_id.id, func.lower(by_external_id.email))
+        .select_from(joined)
+        .order_by(rows.c.ordinals)
+    )
+
+
+_read_upsert_keys = _upsert_keys()
+_ids = rows_of(external_ids=text)
+_read_ids = Prepared(
+    select(StudentRow.external_id, StudentRow.id).join_from(
+        _ids, StudentRow, StudentRow.external_id == _ids.c.external_ids
+    )
+)
+
+
+async def read_ids(connection: DriverConnection, external_ids: Iterable[str]) -> dict[str, int]:
+    """The ids of the students who have these external ids."""
+    return dict(await _read_ids.fetch(connection, external_ids=list(external_ids)))  # type: ignore[arg-type]
+
+
+async def read_upsert_keys(connection: DriverConnection, students: Sequence[NewStudent | None]) -> list[UpsertKeys]:
+    """For each row whose keys it asks for, and who has them."""
+    rows = await _read_upsert_keys.fetch(
+        connection,
+        emails=[None if student is None else student.email for student in students],
+        external_ids=[None if student is None else student.external_id for student in students],
+        ordinals=range(len(students)),
+    )
+    return [UpsertKeys(*row) for row in rows]
+
+
 def _update() -> Prepared:
     rows = rows_of(ids=bigint, names=text, emails=text, external_ids=text, update_times=timestamp, versions=bigint)
     return Prepared(
@@ -178,6 +224,9 @@ def _update() -> Prepared:
 
 
 _update_students = _update()
+_park_emails = Prepared(
+    update(StudentRow).values(email=parked(StudentRow.id)).where(StudentRow.id == any_(array("ids")))
+)
 _delete_students = Prepared(delete(StudentRow).where(StudentRow.id == any_(array("ids"))))
 
 
@@ -194,6 +243,11 @@ async def update_students(connection: DriverConnection, students: Sequence[Stude
     )
 
 
+async def park_emails(connection: DriverConnection, student_ids: Iterable[int]) -> None:
+    """Frees the addresses of students who are about to be updated, so that others can be given them before that."""
+    await _park_emails.fetch(connection, ids=sorted(student_ids))
+
+
 async def delete_students(connection: DriverConnection, student_ids: Sequence[int]) -> None:
     """Deletes students who are in no course any more; their events stay."""
     await _delete_students.fetch(connection, ids=student_ids)
@@ -207,7 +261,8 @@ def creation_statements() -> list[Prepared]:
 def batch_statements() -> list[Prepared]:
     """Those that a batch may send."""
     locking = [_lock_to_update, _lock_to_update_or_skip, _lock_to_delete]
-    return [_read, *locking, _create_students, _read_owners, _update_students, _delete_students]
+    upserting = [_read_ids, _read_upsert_keys, _park_emails]
+    return [_read, *locking, _create_students, _read_owners, *upserting, _update_students, _delete_students]
 
 
 async def list_students(connection: AsyncConnection, query: StudentsQuery) -> list[Student]:

@@ -538,18 +538,22 @@ class ListCourseStudentsResponse(_message.Message):
     def __init__(self, course: _Optional[_Union[Course, _Mapping]] = ..., enrollments: _Optional[_Iterable[_Union[Enrollment, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., resume_token: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class ImportEnrollmentsRequest(_message.Message):
-    __slots__ = ("chunk_id", "student_ids", "course_ids", "on_full", "request_id")
+    __slots__ = ("chunk_id", "student_ids", "course_ids", "on_full", "request_id", "student_external_ids", "course_external_ids")
     CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
     STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
     COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
     ON_FULL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_EXTERNAL_IDS_FIELD_NUMBER: _ClassVar[int]
+    COURSE_EXTERNAL_IDS_FIELD_NUMBER: _ClassVar[int]
     chunk_id: int
     student_ids: _containers.RepeatedScalarFieldContainer[int]
     course_ids: _containers.RepeatedScalarFieldContainer[int]
     on_full: OnFull
     request_id: str
-    def __init__(self, chunk_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    student_external_ids: _containers.RepeatedScalarFieldContainer[str]
+    course_external_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, chunk_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ..., request_id: _Optional[str] = ..., student_external_ids: _Optional[_Iterable[str]] = ..., course_external_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ImportEnrollmentsResponse(_message.Message):
     __slots__ = ("chunk_id", "enrolled", "waitlisted", "already_enrolled", "rejected", "rejected_rows", "end")
@@ -576,19 +580,87 @@ class ImportEnrollmentsResponse(_message.Message):
     end: _status_pb2.Status
     def __init__(self, chunk_id: _Optional[int] = ..., enrolled: _Optional[int] = ..., waitlisted: _Optional[int] = ..., already_enrolled: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ..., end: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
+class ImportStudentsRequest(_message.Message):
+    __slots__ = ("chunk_id", "students", "request_id", "update_mask")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    students: _containers.RepeatedCompositeFieldContainer[Student]
+    request_id: str
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, chunk_id: _Optional[int] = ..., students: _Optional[_Iterable[_Union[Student, _Mapping]]] = ..., request_id: _Optional[str] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class ImportStudentsResponse(_message.Message):
+    __slots__ = ("chunk_id", "student_ids", "created", "updated", "unchanged", "rejected", "rejected_rows", "end")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    student_ids: _containers.RepeatedScalarFieldContainer[int]
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    rejected_rows: _containers.RepeatedCompositeFieldContainer[ImportEnrollmentsResponse.RejectedRow]
+    end: _status_pb2.Status
+    def __init__(self, chunk_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., created: _Optional[int] = ..., updated: _Optional[int] = ..., unchanged: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ..., end: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ImportCoursesRequest(_message.Message):
+    __slots__ = ("chunk_id", "courses", "request_id", "update_mask")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    courses: _containers.RepeatedCompositeFieldContainer[Course]
+    request_id: str
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, chunk_id: _Optional[int] = ..., courses: _Optional[_Iterable[_Union[Course, _Mapping]]] = ..., request_id: _Optional[str] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class ImportCoursesResponse(_message.Message):
+    __slots__ = ("chunk_id", "course_ids", "created", "updated", "unchanged", "rejected", "rejected_rows", "end")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: int
+    course_ids: _containers.RepeatedScalarFieldContainer[int]
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    rejected_rows: _containers.RepeatedCompositeFieldContainer[ImportEnrollmentsResponse.RejectedRow]
+    end: _status_pb2.Status
+    def __init__(self, chunk_id: _Optional[int] = ..., course_ids: _Optional[_Iterable[int]] = ..., created: _Optional[int] = ..., updated: _Optional[int] = ..., unchanged: _Optional[int] = ..., rejected: _Optional[int] = ..., rejected_rows: _Optional[_Iterable[_Union[ImportEnrollmentsResponse.RejectedRow, _Mapping]]] = ..., end: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
 class ReconcileRosterRequest(_message.Message):
-    __slots__ = ("course_id", "student_ids", "max_removals", "validate_only", "request_id")
+    __slots__ = ("course_id", "student_ids", "max_removals", "validate_only", "request_id", "course_external_id", "student_external_ids")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
     MAX_REMOVALS_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_EXTERNAL_IDS_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     student_ids: _containers.RepeatedScalarFieldContainer[int]
     max_removals: int
     validate_only: bool
     request_id: str
-    def __init__(self, course_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., max_removals: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    course_external_id: str
+    student_external_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, course_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., max_removals: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., course_external_id: _Optional[str] = ..., student_external_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReconcileRosterResponse(_message.Message):
     __slots__ = ("added", "removed", "unchanged_count")

@@ -120,6 +120,16 @@ class EnrollmentServiceStub:
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsRequest.SerializeToString,
                 response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsResponse.FromString,
                 _registered_method=True)
+        self.ImportStudents = channel.stream_stream(
+                '/enrollment.v1.EnrollmentService/ImportStudents',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsResponse.FromString,
+                _registered_method=True)
+        self.ImportCourses = channel.stream_stream(
+                '/enrollment.v1.EnrollmentService/ImportCourses',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesResponse.FromString,
+                _registered_method=True)
         self.ReconcileRoster = channel.unary_unary(
                 '/enrollment.v1.EnrollmentService/ReconcileRoster',
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterRequest.SerializeToString,
@@ -314,10 +324,11 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportEnrollments(self, request_iterator, context):
-        """Enrolls many pairs of students and courses. Each chunk is one transaction
-        and gets one answer; an answered chunk is durable, and a chunk sent again
-        with its request_id is answered from record. Rows that cannot be enrolled
-        are reported, not errors.
+        """Enrolls many pairs of students and courses, named by our ids or by external
+        ids, the same in a whole chunk. Each chunk is one transaction and gets one
+        answer; an answered chunk is durable, and a chunk sent again with its
+        request_id is answered from record. Rows that cannot be enrolled are
+        reported, not errors.
 
         INVALID_ARGUMENT ends the stream at the first malformed chunk,
         DEADLINE_EXCEEDED when nothing has arrived for minutes, UNAVAILABLE
@@ -328,12 +339,38 @@ class EnrollmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportStudents(self, request_iterator, context):
+        """Creates students whose external_id is new, and updates the others where they
+        differ. Each chunk is one transaction and gets one answer, like those of
+        ImportEnrollments. Rows that cannot be created or updated are reported, not
+        errors: INVALID_FIELD for a row that is malformed, has no external_id or
+        that of a row before it, EMAIL_TAKEN for an address that somebody else has.
+        Rows are decided one after the other; but whoever is new is created first,
+        so an address that a row gives up is free for them from the next chunk on.
+
+        A stream ends as those of ImportEnrollments do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportCourses(self, request_iterator, context):
+        """Creates courses whose external_id is new, and updates the others where they
+        differ; raising the capacity or moving the close time promotes waiters in
+        the same transaction. Like ImportStudents; rows are reported as
+        INVALID_FIELD, CODE_TAKEN or CAPACITY_BELOW_ENROLLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReconcileRoster(self, request, context):
         """Makes the enrolled students of a course exactly the wanted ones, all or
         none: drops who is not wanted, enrolls who is missing.
 
-        INVALID_ARGUMENT; NOT_FOUND naming every unknown id; FAILED_PRECONDITION
-        (TOO_MANY_REMOVALS, COURSE_FULL, ENROLLMENT_NOT_OPEN, ENROLLMENT_CLOSED).
+        INVALID_ARGUMENT; NOT_FOUND naming every unknown id, or the place of every
+        unknown external id in the request; FAILED_PRECONDITION (TOO_MANY_REMOVALS,
+        COURSE_FULL, ENROLLMENT_NOT_OPEN, ENROLLMENT_CLOSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -442,6 +479,16 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
                     servicer.ImportEnrollments,
                     request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsRequest.FromString,
                     response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsResponse.SerializeToString,
+            ),
+            'ImportStudents': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportStudents,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsResponse.SerializeToString,
+            ),
+            'ImportCourses': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportCourses,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesResponse.SerializeToString,
             ),
             'ReconcileRoster': grpc.unary_unary_rpc_method_handler(
                     servicer.ReconcileRoster,
@@ -914,6 +961,60 @@ class EnrollmentService:
             '/enrollment.v1.EnrollmentService/ImportEnrollments',
             enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsRequest.SerializeToString,
             enrollment__service_dot_v1_dot_enrollment__pb2.ImportEnrollmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportStudents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/enrollment.v1.EnrollmentService/ImportStudents',
+            enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.ImportStudentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportCourses(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/enrollment.v1.EnrollmentService/ImportCourses',
+            enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.ImportCoursesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,6 +88,22 @@ async def test_enrollments(caller: EnrollmentClient) -> None:
     assert (list(difference.added), list(difference.removed)) == ([ann], [bo])
 
 
+async def test_by_the_numbers_of_another_system(caller: EnrollmentClient) -> None:
+    rows = [pb.Student(external_id=f"S-{number}", full_name="Ann", email=f"{number}@x.org") for number in range(4)]
+    chunks = [pb.ImportStudentsRequest(students=rows[:2]), pb.ImportStudentsRequest(students=rows[1:])]
+    answers = [answer async for answer in caller.import_students(chunks)]
+    assert [(answer.chunk_id, answer.created, answer.unchanged) for answer in answers] == [(1, 2, 0), (2, 2, 1)]
+    opened = pb.ImportCoursesRequest(courses=[pb.Course(external_id="C-1", code="ART-1", title="Drawing")])
+    assert [answer.created async for answer in caller.import_courses([opened])] == [1]
+    ann = await caller.create_student("Ann", "ann@x.org", external_id="S-4")
+    zoo = await caller.create_course("ZOO-1", "Zoology", external_id="C-2")
+    assert [await caller.get_student(external_id="S-4"), await caller.get_student(email="ANN@x.org")] == [ann, ann]
+    assert [await caller.get_course(external_id="C-2"), await caller.get_course(code="zoo-1")] == [zoo, zoo]
+    wanted = ["S-0", "S-3"]
+    difference = await caller.reconcile_roster(course_external_id="C-1", student_external_ids=wanted)
+    assert list(difference.added) == [(await caller.get_student(external_id=one)).student_id for one in wanted]
+
+
 async def test_a_call_by_its_name(caller: EnrollmentClient) -> None:
     student = pb.Student(full_name="Ann Lee", email="ann@example.org")
     created = await caller.call("CreateStudent", pb.CreateStudentRequest(student=student))

@@ -18,6 +18,8 @@ from enrollment_service.domain.commands import (
     DeleteStudent,
     Enroll,
     Import,
+    ImportCourses,
+    ImportStudents,
     Reconcile,
     Swap,
     Unenroll,
@@ -70,6 +72,29 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         Reconcile(course_id=12, student_ids=(1, 2), max_removals=5),
         '["ReconcileRoster",{"course_id":12,"max_removals":5,"student_ids":[1,2]}]',
         "01efdbccbb079bf90bb0aa8a54b12d6b7ea42577672e79b743707d6c6950d8fc8b",
+    ),
+    (
+        Import(student_external_ids=("S-1", "S-2"), course_external_ids=("C-1", "C-1")),
+        '["ImportEnrollments",{"course_external_ids":["C-1","C-1"],"student_external_ids":["S-1","S-2"]}]',
+        "011aff034e5505e71789da4d96cccc8c0c2ae4045ea95e796f56d88f84457da4bd",
+    ),
+    (
+        Reconcile(course_external_id="C-1", student_external_ids=("S-1",)),
+        '["ReconcileRoster",{"course_external_id":"C-1","student_external_ids":["S-1"]}]',
+        "015b4677165d7918f8e8cccad2b71db954c3cba3e6246d744c789af1e793c74558",
+    ),
+    (
+        ImportStudents(students=(NewStudent("Ann", "ann@x.org", "S-1"), None), fields=("full_name",)),
+        '["ImportStudents",{"fields":["full_name"],"students":[{"email":"ann@x.org","external_id":"S-1","full_name":"Ann"},null]}]',
+        "01ab42e8158542b5841634083b239c94928be33556b2f537dd5f617330e85aa851",
+    ),
+    (
+        ImportCourses(
+            courses=(NewCourse("ART-1", "Drawing", capacity=5, enroll_open_time=OPENS, external_id="C-1"),),
+            fields=("code",),
+        ),
+        '["ImportCourses",{"courses":[{"capacity":5,"code":"ART-1","enroll_open_time":"2026-09-01T08:00:00+00:00","external_id":"C-1","title":"Drawing"}],"fields":["code"]}]',
+        "01d060f318678a846dfecb1f85198dc3f5833d720199a138ed9978f3d8245d02e5",
     ),
     (
         Reconcile(course_id=12, student_ids=()),
@@ -186,8 +211,10 @@ def test_who_asks_and_under_which_id_is_no_part_of_it(command: Command[Any], pay
 def test_every_field_that_a_payload_can_differ_in_tells() -> None:
     """A field that is added to a command and forgotten in its encoding would let two payloads pass for one."""
     apart = {"request_id", "caller", "validate_only"}
+    # What external ids stand for is looked up, not sent.
+    apart |= {"found", "found_students", "found_courses", "found_course"}
     # Requests of these methods have no reason of their own.
-    reasonless = {Import, Reconcile, CreateStudent, UpdateStudent, DeleteStudent}
+    reasonless = {Import, ImportStudents, ImportCourses, Reconcile, CreateStudent, UpdateStudent, DeleteStudent}
     assert {type(command) for command, *_ in GOLDEN} == _RULES.keys()
     for kind in _RULES:
         shown = {name for command, payload, _ in GOLDEN if type(command) is kind for name in payload.split('"')[1::2]}

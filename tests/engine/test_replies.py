@@ -14,6 +14,7 @@ from enrollment_service.domain.commands import (
     ImportAnswer,
     ReconcileAnswer,
     StudentId,
+    UpsertAnswer,
 )
 from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.records import (
@@ -69,6 +70,10 @@ GOLDEN: list[tuple[Answer, str]] = [
             '{"v":1,"import":{"enrolled":3,"waitlisted":2,"already_enrolled":1,'
             '"rejected":[[4,"COURSE_FULL"],[5,"STUDENT_NOT_FOUND"]]}}'
         ),
+    ),
+    (
+        UpsertAnswer((7, 8, 0, 9), 1, 1, 1, ((2, Reason.EMAIL_TAKEN),)),
+        ('{"v":1,"upsert":{"ids":[7,8,0,9],"created":1,"updated":1,"unchanged":1,"rejected":[[2,"EMAIL_TAKEN"]]}}'),
     ),
     (
         ReconcileAnswer((1, 2), (3,), 4),
