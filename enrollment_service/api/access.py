@@ -32,5 +32,8 @@ RULES = {
     "ListCourseStudents": _READS,
     "ImportEnrollments": _CHANGES,
     "ReconcileRoster": _CHANGES,
+    "GrantWaivers": _CHANGES,
+    "RevokeWaivers": _CHANGES,
+    "ListWaivers": _READS,
     "WatchEnrollmentEvents": _OWN_READS,
 }

@@ -24,8 +24,10 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
@@ -49,6 +51,8 @@ _PAYLOADS: dict[type[Command[Any]], tuple[str, tuple[str, ...]]] = {
     Swap: ("SwapEnrollment", ("student_id", "from_course_id", "to_course_id", "reason")),
     Import: ("ImportEnrollments", ("student_ids", "course_ids", "waitlist")),
     Reconcile: ("ReconcileRoster", ("course_id", "student_ids", "max_removals")),
+    GrantWaivers: ("GrantWaivers", ("course_id", "student_ids", "reasons", "expire_time", "reason")),
+    RevokeWaivers: ("RevokeWaivers", ("course_id", "student_ids", "reasons", "reason")),
 }
 
 
@@ -80,4 +84,9 @@ def _of_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # How fields are written that JSON does not know.
-_PLAIN: dict[str, Callable[[Any], Any]] = {"student": _of_new, "course": _of_new, "changes": _of_fields}
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "student": _of_new,
+    "course": _of_new,
+    "changes": _of_fields,
+    "expire_time": datetime.isoformat,
+}

@@ -15,7 +15,7 @@ from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
 from enrollment_service.engine.loading import insert_new, lock_and_load
-from enrollment_service.store import courses, requests, seats, students
+from enrollment_service.store import courses, requests, seats, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
 from enrollment_service.store.transactions import DriverConnection
@@ -115,6 +115,8 @@ async def _worked_out(state: State, commands: Sequence[Command[Any]]) -> tuple[l
 
 async def _apply(state: State, changes: NetChanges, connection: DriverConnection) -> None:
     await seats.apply(connection, state, changes)
+    if state.changed_waivers:
+        await waivers.write_waivers(connection, state)
     if state.changed_courses:
         changed = sorted(state.changed_courses.items())
         await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])

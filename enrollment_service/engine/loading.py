@@ -13,7 +13,7 @@ from enrollment_service.domain.commands import Command, CreateCourse, CreateStud
 from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
 from enrollment_service.domain.records import WAITLISTED, Enrollment
 from enrollment_service.domain.state import Pair, Seats, State
-from enrollment_service.store import courses, seats, students
+from enrollment_service.store import courses, seats, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import StaleError
 from enrollment_service.store.seats import LockedSeats
@@ -49,6 +49,7 @@ async def lock_and_load(
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
     state.seats = await _with_details(connection, loaded.seats, database, footprint)
     _know(state, loaded.enrollments)
+    state.waivers = await waivers.load_waivers(connection, footprint.waivers_needed(state.seats, state.now))
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
     return state, first_busy({command: _rows_of(command, footprint.held) for command in commands}, busy) if busy else {}

@@ -25,6 +25,7 @@ from enrollment_service.store.statements import (
     Prepared,
     array,
     bigint,
+    boolean,
     combinations_of,
     integer,
     next_id,
@@ -43,6 +44,7 @@ _detail_columns = [
     SeatsRow.waitlist_capacity,
     SeatsRow.enroll_open_time,
     SeatsRow.enroll_close_time,
+    SeatsRow.permit_required,
     CourseRow.create_time,
     CourseRow.update_time,
     SeatsRow.version,
@@ -162,6 +164,7 @@ _RULES: dict[str, TypeEngine[Any]] = {
     "waitlist_capacity": integer,
     "enroll_open_time": timestamp,
     "enroll_close_time": timestamp,
+    "permit_required": boolean,
     "version": bigint,
 }
 

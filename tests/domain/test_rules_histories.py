@@ -27,7 +27,9 @@ from enrollment_service.domain.records import (
     DROPPED,
     ENROLLED,
     NO_STATE,
+    OF_ENROLLMENT,
     WAITLISTED,
+    WAIVABLE,
 )
 from enrollment_service.domain.state import State
 from tests.support.histories import COURSES, STUDENTS, Batch, Cast, batches, course_rules, plain
@@ -88,6 +90,20 @@ class Histories(RuleBasedStateMachine):
         assert [tuple(getattr(one, name) for name in LogLine._fields) for one in events] == self.model.events()
 
     @invariant()
+    def waivers_are_the_models(self) -> None:
+        for course_id in self.memory.courses:
+            found = []
+            for (student_id, _), waivers in sorted(
+                one for one in self.memory.waivers.items() if one[0][1] == course_id
+            ):
+                for number in sorted({waiver.sequence for waiver in waivers.values()}):
+                    reasons = [one for one in WAIVABLE if one in waivers and waivers[one].sequence == number]
+                    waiver = waivers[reasons[0]]
+                    names = tuple(map(str, reasons))
+                    found.append((course_id, student_id, names, waiver.expire_time, waiver.create_time))
+            assert found == self.model.waivers(course_id)
+
+    @invariant()
     def counts_are_those_of_the_rows(self) -> None:
         counted = Counter((one.course_id, one.state) for one in self.memory.enrollments.values())
         for course_id, row in self.memory.seats.items():
@@ -117,7 +133,8 @@ class Histories(RuleBasedStateMachine):
             if event.kind in (COURSE_CREATED, COURSE_UPDATED):
                 limits[event.course_id] = event.capacity
             assert event.capacity == limits[event.course_id]
-            if event.student_id is not None:
+            if event.kind == OF_ENROLLMENT:
+                assert event.student_id is not None
                 before = last.get((event.student_id, event.course_id))
                 assert event.previous_state == (NO_STATE if before in (None, DROPPED) else before)
                 last[event.student_id, event.course_id] = event.state
@@ -201,6 +218,9 @@ _append = State._append
         (rules, "_already_in", lambda *_: []),
         (rules, "_capacity_below", lambda *_: []),
         (rules, "_brake", lambda *_: []),
+        (State, "waived", lambda *_: []),
+        (State, "waived", lambda state, student_id, seats: list(state.waivers.get((student_id, seats.course_id), ()))),
+        (Footprint, "waivers_needed", lambda footprint, *_: sorted(footprint.waived)),
         (rules, "_check_course_etag", lambda *_: None),
     ],
 )
