@@ -137,12 +137,13 @@ class Footprint:
             return sorted(self.waived)
         return sorted(self.waived.union(pair for pair in self.pairs if pair[1] in gated))
 
-    def waiters_needed(self, seats: Mapping[int, Seats]) -> dict[int, int]:
+    def waiters_needed(self, seats: Mapping[int, Seats], now: datetime) -> dict[int, int]:
         """How many waiters of which locked courses may be promoted or leave."""
         needed = {}
-        for course_id in {*self.leaving, *self.capacities} - self.rosters:
-            row = seats.get(course_id)
-            if row is None or not row.waitlisted_count:
+        for course_id, row in seats.items():
+            if not row.waitlisted_count or course_id in self.rosters:
+                continue
+            if not (course_id in self.leaving or course_id in self.capacities or row.is_unsettled(now)):
                 continue
             largest = _larger(row.capacity, self.capacities.get(course_id, 0))
             free = row.waitlisted_count if largest is None else max(0, largest - row.enrolled_count)

@@ -61,6 +61,9 @@ from enrollment_service.domain.records import (
 )
 from enrollment_service.domain.state import Cause, Seats, State
 
+# Causes what nobody has asked for.
+_NOBODY = Cause(None, "", "")
+
 
 def decide(state: State, commands: Sequence[Command[Any]]) -> list[Answer | Refusal]:
     """The answer to each command, decided in order, each on what the ones before it left."""
@@ -71,9 +74,18 @@ def _outcome(state: State, command: Command[Any]) -> Answer | Refusal:
     if command.validate_only:
         state = state.copy()
     try:
+        _settle(state, command.locks)
         return _RULES[type(command)](state, command)
     except Refusal as refusal:
         return refusal
+
+
+def _settle(state: State, course_ids: Sequence[int]) -> None:
+    """Gives waiters the free seats that have become theirs because the clock was set back past a close time."""
+    for course_id in course_ids:
+        seats = state.seats.get(course_id)
+        if seats is not None and seats.is_unsettled(state.now):
+            state.promote(seats, _NOBODY)
 
 
 # --- entering and leaving ---------------------------------------------------------------------------------------
@@ -161,7 +173,8 @@ def import_rows(state: State, command: Import) -> ImportAnswer:
 def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     """The enrolled students of a course become exactly the wanted ones, or nothing changes.
 
-    Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted.
+    Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted. Those who are
+    wanted met the permit and the open time when they queued; from the close time on nobody gets a seat.
     """
     _refuse_if(_missing_students(state, command.student_ids) + _missing_courses(state, command.locks))
     seats = state.seats[command.course_id]
@@ -533,16 +546,19 @@ def _roster_room(state: State, seats: Seats, wanted: set[int], staying: set[int]
 
 
 def _roster_gate(state: State, seats: Seats, student_ids: Sequence[int]) -> list[Violation]:
-    """What keeps any of the students out: the window once, a missing permit of everyone who is new."""
+    """What keeps any of the students out: the window once, a missing permit of everyone.
+
+    Of those who wait it is only the close time, which no waiver lifts: after it nobody is promoted.
+    """
     found: dict[tuple[Reason, str], Violation] = {}
+    closed = [one for one in _window(seats, state.now) if one.reason is Reason.ENROLLMENT_CLOSED]
     for student_id in student_ids:
         is_new = (student_id, seats.course_id) not in state.enrollments
-        for violation in _gate(state, student_id, seats):
+        for violation in _gate(state, student_id, seats) if is_new else closed:
             subject = violation.subject
             if violation.reason is Reason.PERMIT_REQUIRED:
                 subject = f"students/{student_id}/{subject}"
-            if is_new or violation.reason is not Reason.PERMIT_REQUIRED:
-                found.setdefault((violation.reason, subject), replace(violation, subject=subject))
+            found.setdefault((violation.reason, subject), replace(violation, subject=subject))
     return sorted(found.values(), key=lambda violation: WAIVABLE.index(violation.reason))
 
 

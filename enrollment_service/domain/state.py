@@ -78,10 +78,21 @@ class Seats:
         """Whether fewer sit in the course than may."""
         return self.capacity is None or self.enrolled_count < self.capacity
 
+    def is_closed(self, now: datetime) -> bool:
+        """Whether it is too late to enter, and to be promoted."""
+        return self.enroll_close_time is not None and now >= self.enroll_close_time
+
     def is_gated(self, now: datetime) -> bool:
         """Whether anything beside the seats keeps newcomers out, unless they have a waiver."""
-        opens, closes = self.enroll_open_time, self.enroll_close_time
-        return self.permit_required or (opens is not None and now < opens) or (closes is not None and now >= closes)
+        too_early = self.enroll_open_time is not None and now < self.enroll_open_time
+        return self.permit_required or too_early or self.is_closed(now)
+
+    def is_unsettled(self, now: datetime) -> bool:
+        """Whether somebody waits beside a free seat that is theirs by now.
+
+        Whoever frees a seat promotes for it, so this is so only after the clock was set back past a close time.
+        """
+        return self.waitlisted_count > 0 and self.has_room and not self.is_closed(now)
 
     @property
     def counted(self) -> CountedCourse:
@@ -177,7 +188,7 @@ class State:
     def promote(self, seats: Seats, cause: Cause) -> list[int]:
         """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
         promoted: list[int] = []
-        closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
+        closed = seats.is_closed(self.now)
         cause = cause._replace(reason=ServiceReason.PROMOTION)
         while seats.waitlisted_count and seats.has_room and not closed:
             student_id, _ = seats.queue.popitem(last=False)

@@ -128,7 +128,9 @@ async def _load_queues(connection: DriverConnection, state: State, footprint: Fo
         state.enrollments[_pair(place)] = place
         if place.state == WAITLISTED:
             state.seats[place.course_id].queue[place.student_id] = None
-    for course_id, queue in (await seats.load_waiters(connection, footprint.waiters_needed(state.seats))).items():
+    for course_id, queue in (
+        await seats.load_waiters(connection, footprint.waiters_needed(state.seats, state.now))
+    ).items():
         _know(state, queue)
         state.seats[course_id].queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)
     for row in state.seats.values():

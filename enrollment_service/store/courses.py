@@ -27,6 +27,7 @@ from enrollment_service.store.statements import (
     bigint,
     boolean,
     combinations_of,
+    constant,
     integer,
     next_id,
     rows_of,
@@ -203,6 +204,26 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
     """Deletes courses that nobody is in any more; their events stay."""
     await _delete_seats.fetch(connection, ids=course_ids)
     await _delete_courses.fetch(connection, ids=course_ids)
+
+
+@lru_cache
+def _find_unsettled(clock: ColumnElement[datetime]) -> Prepared:
+    """By the same condition as `Seats.is_unsettled`."""
+    return Prepared(
+        select(SeatsRow.course_id)
+        .where(
+            SeatsRow.waitlisted_count > constant(0),
+            or_(SeatsRow.capacity.is_(None), SeatsRow.enrolled_count < SeatsRow.capacity),
+            or_(SeatsRow.enroll_close_time.is_(None), SeatsRow.enroll_close_time > clock),
+        )
+        .order_by(SeatsRow.course_id)
+        .limit(bindparam("most", type_=integer))
+    )
+
+
+async def find_unsettled(connection: DriverConnection, clock: ColumnElement[datetime], most: int) -> list[int]:
+    """The ids of courses where somebody waits beside a free seat that is theirs; up to so many."""
+    return [row[0] for row in await _find_unsettled(clock).fetch(connection, most=most)]
 
 
 def creation_statements() -> list[Prepared]:

@@ -97,7 +97,7 @@ class Memory:
         )
 
     def _load_queues(self, state: State, footprint: Footprint) -> None:
-        needed = footprint.waiters_needed(state.seats)
+        needed = footprint.waiters_needed(state.seats, state.now)
         for course_id, one in state.seats.items():
             most = one.waitlisted_count if course_id in footprint.rosters else needed.get(course_id, 0)
             queue = self.waiters(course_id)[:most]

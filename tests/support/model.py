@@ -134,6 +134,10 @@ class Model:
     def answer(self, command: Command[Any]) -> Any:
         """What the command is answered, as plain tuples; a refusal as the list of what is broken."""
         world = copy.deepcopy(self) if getattr(command, "validate_only", False) else self
+        for course_id in command.locks:
+            # A clock that was set back past a close time leaves free seats to waiters.
+            if course_id in world.courses:
+                world._promote(world.courses[course_id])
         try:
             return getattr(world, f"_{type(command).__name__.lower()}")(command)
         except Refused as refused:
@@ -263,12 +267,14 @@ class Model:
         new = [one for one in sorted(command.student_ids) if one not in [place.student_id for place in course.seated]]
         for reason in WAIVABLE:
             for student_id in new:
-                if (reason, subject) in self._gate_broken(student_id, course):
+                gate = self._gate_broken(student_id, course)
+                if course.place(student_id):  # the rest was met when they queued
+                    gate = [line for line in self._window_broken(course) if line[0] == "ENROLLMENT_CLOSED"]
+                if (reason, subject) in gate:
                     if reason != "PERMIT_REQUIRED":
                         broken.append((reason, subject))
                         break
-                    if not course.place(student_id):
-                        broken.append((reason, f"students/{student_id}/{subject}"))
+                    broken.append((reason, f"students/{student_id}/{subject}"))
         capacity = course.rules["capacity"]
         if capacity is not None and len(command.student_ids) > capacity:
             broken.append(("COURSE_FULL", subject))
