@@ -20,7 +20,7 @@ from enrollment_service.api.health import READY, Health
 from enrollment_service.api.server import SERVICE, build_server
 from enrollment_service.api.servicer import Servicer
 from enrollment_service.engine.feed import Feed
-from enrollment_service.engine.housekeeping import purge_for_ever
+from enrollment_service.engine.housekeeping import purge_for_ever, settle_for_ever
 from enrollment_service.engine.reader import Reader
 from enrollment_service.engine.readiness import Readiness
 from enrollment_service.engine.writer import Writer
@@ -57,7 +57,7 @@ class App:
         self._authentication = authentication_of(settings)
         servicer = Servicer(self._writer, self._reader, self._feed, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._housekeeping: list[asyncio.Task[None]] = []
         parts = (self._writer, self._reader, self._feed, self._database, self._drain)
         self._sampler = Sampler([sample for part in parts for sample in part.samples()])
         self._sampling: asyncio.Task[None] | None = None
@@ -79,13 +79,13 @@ class App:
         self._health.set(["", SERVICE, READY])
         self._readiness.begin()
         self._sampling = asyncio.create_task(self._sampler.run())
-        self._housekeeping = asyncio.create_task(
-            purge_for_ever(
-                self._database,
-                retention=timedelta(hours=self._settings.request_retention_hours),
-                interval=self._settings.purge_interval,
-            )
+        purging = purge_for_ever(
+            self._database,
+            retention=timedelta(hours=self._settings.request_retention_hours),
+            interval=self._settings.purge_interval,
         )
+        settling = settle_for_ever(self._database, self._writer)
+        self._housekeeping = [asyncio.create_task(purging), asyncio.create_task(settling)]
 
     def _listen(self) -> int:
         """The port, once the server has it."""
@@ -132,9 +132,9 @@ class App:
         """Lets batches under way commit, and cuts those that the database or a lock holds up."""
         parts = (self._writer, self._reader, self._feed, self._readiness)
         closing = {asyncio.create_task(part.close()) for part in parts}
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            closing.add(self._housekeeping)
+        for task in self._housekeeping:
+            task.cancel()
+            closing.add(task)
         left = max(patience_ends - asyncio.get_running_loop().time(), 0)
         _, late = await asyncio.wait(closing, timeout=left + COMMIT_SECONDS)
         if late:

@@ -34,5 +34,8 @@ RULES = {
     "ImportStudents": _CHANGES,
     "ImportCourses": _CHANGES,
     "ReconcileRoster": _CHANGES,
+    "GrantWaivers": _CHANGES,
+    "RevokeWaivers": _CHANGES,
+    "ListWaivers": _READS,
     "WatchEnrollmentEvents": _OWN_READS,
 }

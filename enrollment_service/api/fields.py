@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from enrollment_service.domain.errors import Violation, invalid_field
-from enrollment_service.domain.records import ServiceReason
+from enrollment_service.domain.errors import Reason, Violation, invalid_field
+from enrollment_service.domain.records import WAIVABLE, ServiceReason
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
@@ -19,6 +19,8 @@ _OWN_REASONS = frozenset(ServiceReason)
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # years 1 to 9999
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NUMBERS = {reason: pb.ErrorReason.Value(f"ERROR_REASON_{reason}") for reason in Reason}
+_ABOUT_SEATS = {_NUMBERS[Reason.COURSE_FULL], _NUMBERS[Reason.WAITLIST_FULL]}
 _LIVE = (pb.ENROLLMENT_STATE_ENROLLED, pb.ENROLLMENT_STATE_WAITLISTED)
 _ALL_LIVE = pb.ENROLLMENT_STATE_ENROLLED | pb.ENROLLMENT_STATE_WAITLISTED
 
@@ -112,6 +114,20 @@ def check_reason(found: list[Violation], value: str) -> None:
         found.append(invalid_field("reason", "must be up to 64 lower-case letters, digits, and '_', '.' or '-'"))
     elif value in _OWN_REASONS:
         found.append(invalid_field("reason", "is one that only the service gives; choose another"))
+
+
+def check_waivable(found: list[Violation], field: str, values: Sequence[int], *, least: int = 1) -> tuple[Reason, ...]:
+    """Different refusals that a waiver can lift; returns them in the order in which they are shown."""
+    known = {_NUMBERS[reason]: reason for reason in WAIVABLE}
+    if len(values) < least:
+        found.append(invalid_field(field, f"is required; name one or more of {', '.join(WAIVABLE)}"))
+    elif len(set(values)) != len(values):
+        found.append(invalid_field(field, "must not have duplicates"))
+    if any(value in _ABOUT_SEATS for value in values):
+        found.append(invalid_field(field, "can never lift what is about seats; raise the capacity instead"))
+    elif any(value not in known for value in values):
+        found.append(invalid_field(field, f"may only name {', '.join(WAIVABLE)}"))
+    return tuple(reason for number, reason in known.items() if number in values)
 
 
 def check_on_full(found: list[Violation], value: int) -> None:

@@ -21,7 +21,7 @@ from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.history import Stood
 from enrollment_service.domain.queries import CourseStudents, PastCourseStudents, PastStudentCourses
-from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Event, Student
+from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Event, Student, Waiver
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 
@@ -69,6 +69,7 @@ def _details_message(course: Course) -> pb.Course:
         update_time=timestamp(course.update_time),
         etag=course.etag,
         external_id=course.external_id,
+        permit_required=course.permit_required,
     )
     if course.enroll_open_time is not None:
         message.enroll_open_time.CopyFrom(timestamp(course.enroll_open_time))
@@ -176,7 +177,33 @@ def event_message(event: Event) -> pb.EnrollmentEvent:
         request_id="" if event.request_id is None else str(event.request_id),
         actor=event.actor,
         reason=event.reason,
+        waived_reasons=[_reason(name) for name in event.waived_reasons or ()],
+        waiver_expire_time=None if event.waiver_expire_time is None else timestamp(event.waiver_expire_time),
+        waiver_revoked=event.waiver_revoked,
     )
+
+
+def _reason(name: str) -> pb.ErrorReason:
+    number: pb.ErrorReason = pb.ErrorReason.Value(f"ERROR_REASON_{name}")  # type: ignore[assignment]
+    return number
+
+
+def waiver_message(waiver: Waiver) -> pb.Waiver:
+    """What lifts refusals for a student."""
+    return pb.Waiver(
+        course_id=waiver.course_id,
+        student_id=waiver.student_id,
+        reasons=map(_reason, waiver.reasons),
+        expire_time=None if waiver.expire_time is None else timestamp(waiver.expire_time),
+        create_time=timestamp(waiver.create_time),
+        actor=waiver.actor,
+    )
+
+
+def waivers_page(page: Page, found: list[Waiver]) -> pb.ListWaiversResponse:
+    """A page of the waivers in a course."""
+    waivers, token = page.cut(found, waiver_message, message_size, lambda waiver: (waiver.student_id, waiver.sequence))
+    return pb.ListWaiversResponse(waivers=waivers, next_page_token=token)
 
 
 def import_message(chunk_id: int, answer: ImportAnswer) -> pb.ImportEnrollmentsResponse:

@@ -25,10 +25,12 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     ImportCourses,
     ImportStudents,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
@@ -46,6 +48,7 @@ from enrollment_service.domain.queries import (
     StudentCoursesQuery,
     StudentQuery,
     StudentsQuery,
+    WaiversQuery,
 )
 from enrollment_service.domain.records import ENROLLED, WAITLISTED, NewCourse, NewStudent
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -54,6 +57,7 @@ MAX_COURSES = 50
 MAX_IMPORT_ROWS = 10_000
 MAX_UPSERT_ROWS = 5_000
 MAX_ROSTER = 5_000
+MAX_WAIVERS = 5_000
 
 _STUDENT_FIELDS = NewStudent._fields
 _COURSE_FIELDS = NewCourse._fields
@@ -262,6 +266,7 @@ def _check_course(found: list[Violation], course: pb.Course, names: Sequence[str
         "enroll_open_time": fields.check_time,
         "enroll_close_time": fields.check_time,
         "external_id": fields.check_external_id,
+        "permit_required": lambda *_: None,
     }
     for name in names:
         checks[name](found, f"course.{name}", getattr(course, name))
@@ -560,3 +565,57 @@ def _check_external_roster(found: list[Violation], request: pb.ReconcileRosterRe
 def _refuse_ids(found: list[Violation], request: Message, *names: str) -> None:
     given = [name for name in names if getattr(request, name)]
     found += [invalid_field(name, "must not be given together with external ids") for name in given]
+
+
+# --- waivers ----------------------------------------------------------------------------------------------------
+
+
+def grant_waivers(request: pb.GrantWaiversRequest, caller: Caller) -> GrantWaivers:
+    """Refusals to lift for students in a course."""
+    found: list[Violation] = []
+    fields.check_id(found, "course_id", request.course_id)
+    fields.check_ids(found, "student_ids", request.student_ids, MAX_WAIVERS)
+    reasons = fields.check_waivable(found, "reasons", request.reasons)
+    fields.check_time(found, "expire_time", request.expire_time)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return GrantWaivers(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        validate_only=request.validate_only,
+        course_id=request.course_id,
+        student_ids=tuple(request.student_ids),
+        reasons=reasons,
+        expire_time=moment_of(request.expire_time) if request.HasField("expire_time") else None,
+    )
+
+
+def revoke_waivers(request: pb.RevokeWaiversRequest, caller: Caller) -> RevokeWaivers:
+    """Refusals to lift no more for students in a course."""
+    found: list[Violation] = []
+    fields.check_id(found, "course_id", request.course_id)
+    fields.check_ids(found, "student_ids", request.student_ids, MAX_WAIVERS)
+    reasons = fields.check_waivable(found, "reasons", request.reasons, least=0)
+    request_id = _check_request(found, request)
+    _refuse_if(found)
+    return RevokeWaivers(
+        request_id=request_id,
+        caller=caller,
+        reason=request.reason,
+        validate_only=request.validate_only,
+        course_id=request.course_id,
+        student_ids=tuple(request.student_ids),
+        reasons=reasons,
+    )
+
+
+def list_waivers(request: pb.ListWaiversRequest, _: Caller) -> tuple[WaiversQuery, Page]:
+    """A page of the waivers in a course."""
+    found: list[Violation] = []
+    fields.check_id(found, "course_id", request.course_id)
+    scope = f"ListWaivers {request.course_id}"
+    page = pages.parse(found, scope, request.page_size, request.page_token, IDS, IDS)
+    _refuse_if(found)
+    student_id, sequence = page.after
+    return WaiversQuery(request.course_id, (student_id, sequence), page.rows_to_read), page

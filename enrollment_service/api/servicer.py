@@ -130,6 +130,18 @@ class Servicer(EnrollmentServiceServicer):
         answer = await self._writer.submit(requests.reconcile_roster(request, call.caller), call.deadline)
         return messages.reconcile_message(answer)
 
+    async def GrantWaivers(self, request: pb.GrantWaiversRequest, call: Call) -> pb.GrantWaiversResponse:
+        answer = await self._writer.submit(requests.grant_waivers(request, call.caller), call.deadline)
+        return pb.GrantWaiversResponse(waivers=map(messages.waiver_message, answer.waivers))
+
+    async def RevokeWaivers(self, request: pb.RevokeWaiversRequest, call: Call) -> pb.RevokeWaiversResponse:
+        answer = await self._writer.submit(requests.revoke_waivers(request, call.caller), call.deadline)
+        return pb.RevokeWaiversResponse(waivers=map(messages.waiver_message, answer.waivers))
+
+    async def ListWaivers(self, request: pb.ListWaiversRequest, call: Call) -> pb.ListWaiversResponse:
+        query, page = requests.list_waivers(request, call.caller)
+        return messages.waivers_page(page, await self._reader.waivers(query))
+
     async def WatchEnrollmentEvents(
         self, request: pb.WatchEnrollmentEventsRequest, call: Call
     ) -> AsyncGenerator[bytes, None]:

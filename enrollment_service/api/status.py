@@ -41,6 +41,7 @@ _BY_CODE = {
         Reason.EXTERNAL_ID_TAKEN,
     ),
     grpc.StatusCode.FAILED_PRECONDITION: (
+        Reason.PERMIT_REQUIRED,
         Reason.COURSE_FULL,
         Reason.WAITLIST_FULL,
         Reason.ENROLLMENT_NOT_OPEN,

@@ -88,6 +88,7 @@ class EnrollmentClient(Caller):
         enroll_open_time: Time = None,
         enroll_close_time: Time = None,
         external_id: str = "",
+        permit_required: bool = False,
         request_id: str = "",
         reason: str = "",
     ) -> pb.Course:
@@ -101,6 +102,7 @@ class EnrollmentClient(Caller):
             enroll_open_time=enroll_open_time,
             enroll_close_time=enroll_close_time,
             external_id=external_id,
+            permit_required=permit_required,
         )
         request = pb.CreateCourseRequest(course=course, request_id=request_id, reason=reason)
         response: pb.CreateCourseResponse = await self.call("CreateCourse", request)
@@ -268,6 +270,59 @@ class EnrollmentClient(Caller):
         )
         response: pb.ReconcileRosterResponse = await self.call("ReconcileRoster", request)
         return response
+
+    async def grant_waivers(
+        self,
+        course_id: int,
+        student_ids: Iterable[int],
+        reasons: Iterable[pb.ErrorReason],
+        *,
+        expire_time: Time = None,
+        validate_only: bool = False,
+        request_id: str = "",
+        reason: str = "",
+    ) -> list[pb.Waiver]:
+        """Lifts refusals for students in a course, until a time or for ever."""
+        request = pb.GrantWaiversRequest(
+            course_id=course_id,
+            student_ids=student_ids,
+            reasons=reasons,
+            expire_time=expire_time,
+            validate_only=validate_only,
+            request_id=request_id,
+            reason=reason,
+        )
+        response: pb.GrantWaiversResponse = await self.call("GrantWaivers", request)
+        return list(response.waivers)
+
+    async def revoke_waivers(
+        self,
+        course_id: int,
+        student_ids: Iterable[int],
+        reasons: Iterable[pb.ErrorReason] = (),
+        *,
+        validate_only: bool = False,
+        request_id: str = "",
+        reason: str = "",
+    ) -> list[pb.Waiver]:
+        """Lifts refusals no more: those that are named, or all; what was lifted until now."""
+        request = pb.RevokeWaiversRequest(
+            course_id=course_id,
+            student_ids=student_ids,
+            reasons=reasons,
+            validate_only=validate_only,
+            request_id=request_id,
+            reason=reason,
+        )
+        response: pb.RevokeWaiversResponse = await self.call("RevokeWaivers", request)
+        return list(response.waivers)
+
+    async def list_waivers(self, course_id: int, *, page_size: int = 0) -> AsyncIterator[pb.Waiver]:
+        """All waivers in a course, by student id; over all pages."""
+        request = pb.ListWaiversRequest(course_id=course_id, page_size=page_size)
+        async for page in self.pages("ListWaivers", request):
+            for waiver in page.waivers:
+                yield waiver
 
     def import_enrollments(
         self, chunks: Chunks, *, answer_timeout: float = 60.0

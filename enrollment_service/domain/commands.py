@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from enrollment_service.domain.caller import ANONYMOUS, Caller
 from enrollment_service.domain.errors import Reason
-from enrollment_service.domain.records import CountedCourse, EnrollmentView, NewCourse, NewStudent, Student
+from enrollment_service.domain.records import CountedCourse, EnrollmentView, NewCourse, NewStudent, Student, Waiver
 
 
 class EnrollmentsAnswer(NamedTuple):
@@ -48,6 +49,12 @@ class ReconcileAnswer(NamedTuple):
     unchanged_count: int
 
 
+class WaiversAnswer(NamedTuple):
+    """The waivers that a command was about: those that stand after it, or those that it took away."""
+
+    waivers: tuple[Waiver, ...]
+
+
 class Done(NamedTuple):
     """The command took effect and has nothing to tell."""
 
@@ -69,6 +76,7 @@ Answer: TypeAlias = (
     | ImportAnswer
     | UpsertAnswer
     | ReconcileAnswer
+    | WaiversAnswer
     | CountedCourse
     | CourseId
     | Student
@@ -81,6 +89,9 @@ A = TypeVar("A", bound=Answer)
 # batch of ordinary commands weighs, so that it goes alone. A student: as many courses as a call may enroll one in.
 FORCED_COURSE_WEIGHT = 10_001
 FORCED_STUDENT_WEIGHT = 50
+
+# Waivers of so many students are granted like single calls; of more, they may take long.
+MAX_QUICK_WAIVERS = 50
 
 # Whose request_id, and which.
 RequestKey: TypeAlias = tuple[str, UUID]
@@ -324,6 +335,37 @@ class ImportCourses(Upsert):
     @property
     def locks(self) -> tuple[int, ...]:
         return tuple(course_id for course_id in self.found if course_id)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waive(Command[WaiversAnswer]):
+    course_id: int
+    student_ids: tuple[int, ...]
+    reasons: tuple[Reason, ...]
+
+    @property
+    def bulk(self) -> bool:
+        return len(self.student_ids) > MAX_QUICK_WAIVERS
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        return (self.course_id,)
+
+    @property
+    def weight(self) -> int:
+        return len(self.student_ids)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class GrantWaivers(_Waive):
+    """Lift refusals for students in a course, until then or for ever."""
+
+    expire_time: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RevokeWaivers(_Waive):
+    """Lift refusals for students in a course no more; without any named, none."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -24,10 +24,12 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     ImportCourses,
     ImportStudents,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
@@ -59,6 +61,8 @@ _PAYLOADS: dict[type[Command[Any]], tuple[str, tuple[str, ...]]] = {
         "ReconcileRoster",
         ("course_id", "student_ids", "course_external_id", "student_external_ids", "max_removals"),
     ),
+    GrantWaivers: ("GrantWaivers", ("course_id", "student_ids", "reasons", "expire_time", "reason")),
+    RevokeWaivers: ("RevokeWaivers", ("course_id", "student_ids", "reasons", "reason")),
 }
 
 
@@ -100,4 +104,5 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "students": _of_rows,
     "courses": _of_rows,
     "changes": _of_fields,
+    "expire_time": datetime.isoformat,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from enrollment_service.domain.commands import (
@@ -12,11 +13,13 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     ImportCourses,
     ImportStudents,
     Reconcile,
     RequestKey,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
@@ -44,6 +47,10 @@ class Footprint:
 
     courses: set[int] = field(default_factory=set)
     pairs: set[Pair] = field(default_factory=set)
+    # Courses that somebody may enter.
+    entered: set[int] = field(default_factory=set)
+    # Pairs whose waivers are granted or revoked.
+    waived: set[Pair] = field(default_factory=set)
     # Courses of which everybody must be known.
     rosters: set[int] = field(default_factory=set)
     # How many may leave each course: so many seats can become free, or so many waiters go.
@@ -69,17 +76,30 @@ class Footprint:
             case Enroll():
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving.update(command.drop_course_ids)
+                self.entered.update(command.course_ids)
             case Import():
                 self.pairs.update(command.pairs)
+                self.entered.update(course_id for _, course_id in command.pairs)
             case Unenroll():
                 self.pairs.add((command.student_id, command.course_id))
                 self.leaving[command.course_id] += 1
             case Swap():
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving[command.from_course_id] += 1
+                self.entered.add(command.to_course_id)
             case Reconcile():
                 self.pairs.update((student_id, command.course) for student_id in command.roster)
                 self.rosters.add(command.course)
+                self.entered.add(command.course)
+            case GrantWaivers() | RevokeWaivers():
+                pairs = {(student_id, command.course_id) for student_id in command.student_ids}
+                self.pairs |= pairs
+                self.waived |= pairs
+            case _:
+                self._add_of_course_or_student(command)
+
+    def _add_of_course_or_student(self, command: Command[Any]) -> None:
+        match command:
             case DeleteCourse() if command.force:
                 self.rosters.add(command.course_id)
             case UpdateCourse() | UpdateStudent() | ImportStudents() | ImportCourses():
@@ -117,12 +137,24 @@ class Footprint:
         wanted = ((SEATS, self.courses), (COURSES, self.courses), (STUDENTS, students))
         return [Row(table, row_id) for table, ids in wanted for row_id in sorted(ids)]
 
-    def waiters_needed(self, seats: Mapping[int, Seats]) -> dict[int, int]:
+    def waivers_needed(self, seats: Mapping[int, Seats], now: datetime) -> list[Pair]:
+        """The pairs whose waivers matter: where everybody may enter, nobody has to be asked for one."""
+        gated = {
+            course_id
+            for course_id in self.entered & seats.keys()
+            if course_id in self.capacities or seats[course_id].is_gated(now)
+        }
+        if not gated:
+            return sorted(self.waived)
+        return sorted(self.waived.union(pair for pair in self.pairs if pair[1] in gated))
+
+    def waiters_needed(self, seats: Mapping[int, Seats], now: datetime) -> dict[int, int]:
         """How many waiters of which locked courses may be promoted or leave."""
         needed = {}
-        for course_id in {*self.leaving, *self.capacities} - self.rosters:
-            row = seats.get(course_id)
-            if row is None or not row.waitlisted_count:
+        for course_id, row in seats.items():
+            if not row.waitlisted_count or course_id in self.rosters:
+                continue
+            if not (course_id in self.leaving or course_id in self.capacities or row.is_unsettled(now)):
                 continue
             largest = _larger(row.capacity, self.capacities.get(course_id, 0))
             free = row.waitlisted_count if largest is None else max(0, largest - row.enrolled_count)

@@ -100,6 +100,14 @@ class CourseStudentsQuery(NamedTuple):
     states: int
 
 
+class WaiversQuery(NamedTuple):
+    """The waivers in a course, those after (student, sequence of the grant)."""
+
+    course_id: int
+    after: tuple[int, int]
+    limit: int
+
+
 class CourseStudents(NamedTuple):
     """A course and a page of its students, all of one moment, and the sequence of the course's last event then.
 

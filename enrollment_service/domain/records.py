@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from enrollment_service.domain.reasons import Reason
+
 # The states of an enrollment as they stand in the database and, by the same numbers, in the proto.
 NO_STATE = 0
 ENROLLED = 1
@@ -18,11 +20,15 @@ DROPPED = 3
 
 STATE_NAMES = {ENROLLED: "ENROLLED", WAITLISTED: "WAITLISTED", DROPPED: "DROPPED"}
 
-# What an event tells of, likewise. 5 is a waiver's, which is not written yet.
+# What an event tells of, likewise.
 OF_ENROLLMENT = 1
 COURSE_CREATED = 2
 COURSE_UPDATED = 3
 COURSE_DELETED = 4
+OF_WAIVER = 5
+
+# The refusals that a waiver can lift, in the order in which they are shown. Those about seats are never among them.
+WAIVABLE = (Reason.PERMIT_REQUIRED, Reason.ENROLLMENT_NOT_OPEN, Reason.ENROLLMENT_CLOSED)
 
 
 class ServiceReason(StrEnum):
@@ -73,6 +79,7 @@ class _CourseFields(NamedTuple):
     enroll_open_time: datetime | None
     enroll_close_time: datetime | None
     external_id: str
+    permit_required: bool
     create_time: datetime
     update_time: datetime
     version: int
@@ -103,6 +110,7 @@ class NewCourse(NamedTuple):
     enroll_open_time: datetime | None = None
     enroll_close_time: datetime | None = None
     external_id: str = ""
+    permit_required: bool = False
 
 
 class Owners(NamedTuple):
@@ -148,10 +156,23 @@ class EnrollmentView(NamedTuple):
     course: CountedCourse | None = None
 
 
-class Event(NamedTuple):
-    """One change of an enrollment or of a course, as it goes into the log; counts and capacity are those after it.
+class Waiver(NamedTuple):
+    """What lifts refusals for a student in a course; `sequence` is that of the event that granted it."""
 
-    An event of a course has no student, no state and no position. `changed_fields` are those of COURSE_UPDATED.
+    course_id: int
+    student_id: int
+    reasons: tuple[Reason, ...]
+    expire_time: datetime | None
+    create_time: datetime
+    actor: str
+    sequence: int
+
+
+class Event(NamedTuple):
+    """One change of an enrollment, a waiver or a course, as it goes into the log; counts and capacity are those after.
+
+    An event of a course has no student, and only one of an enrollment has states and a position. `changed_fields` are
+    those of COURSE_UPDATED; what is said of waivers stands in OF_WAIVER.
     """
 
     course_id: int
@@ -169,6 +190,9 @@ class Event(NamedTuple):
     request_id: UUID | None
     actor: str
     reason: str
+    waived_reasons: tuple[str, ...] | None = None
+    waiver_expire_time: datetime | None = None
+    waiver_revoked: bool = False
 
 
 class LoggedEvent(Event):

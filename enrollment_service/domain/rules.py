@@ -8,6 +8,7 @@ violation of the first step that has any, and only then changes something. So a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -21,17 +22,20 @@ from enrollment_service.domain.commands import (
     Done,
     Enroll,
     EnrollmentsAnswer,
+    GrantWaivers,
     Import,
     ImportAnswer,
     ImportCourses,
     ImportStudents,
     Reconcile,
     ReconcileAnswer,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
     UpsertAnswer,
+    WaiversAnswer,
 )
 from enrollment_service.domain.errors import (
     Reason,
@@ -51,6 +55,7 @@ from enrollment_service.domain.records import (
     ENROLLED,
     STATE_NAMES,
     WAITLISTED,
+    WAIVABLE,
     CountedCourse,
     Course,
     Enrollment,
@@ -60,8 +65,12 @@ from enrollment_service.domain.records import (
     Owners,
     ServiceReason,
     Student,
+    Waiver,
 )
 from enrollment_service.domain.state import Cause, Seats, State
+
+# Causes what nobody has asked for.
+_NOBODY = Cause(None, "", "")
 
 
 def decide(state: State, commands: Sequence[Command[Any]]) -> list[Answer | Refusal]:
@@ -73,9 +82,18 @@ def _outcome(state: State, command: Command[Any]) -> Answer | Refusal:
     if command.validate_only:
         state = state.copy()
     try:
+        _settle(state, command.locks)
         return _RULES[type(command)](state, command)
     except Refusal as refusal:
         return refusal
+
+
+def _settle(state: State, course_ids: Sequence[int]) -> None:
+    """Gives waiters the free seats that have become theirs because the clock was set back past a close time."""
+    for course_id in course_ids:
+        seats = state.seats.get(course_id)
+        if seats is not None and seats.is_unsettled(state.now):
+            state.promote(seats, _NOBODY)
 
 
 # --- entering and leaving ---------------------------------------------------------------------------------------
@@ -90,7 +108,7 @@ def enroll(state: State, command: Enroll) -> EnrollmentsAnswer:
     courses = [state.seats[course_id] for course_id in command.course_ids]
     left = [state.seats[course_id] for course_id in command.drop_course_ids]
     _refuse_if([found for seats in courses for found in _already_in(state, command.student_id, seats)])
-    _refuse_if([found for seats in courses for found in entry_violations(seats, state.now, command.waitlist)])
+    _refuse_if([found for seats in courses for found in _no_entry(state, command.student_id, seats, command.waitlist)])
     cause = _cause(command)
     for seats in left:
         state.drop(state.enrollments[command.student_id, seats.course_id], seats, cause)
@@ -128,7 +146,7 @@ def swap(state: State, command: Swap) -> EnrollmentsAnswer:
     leaving = state.enrollments[command.student_id, command.from_course_id]
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
     _refuse_if(_already_in(state, command.student_id, target))
-    _refuse_if(entry_violations(target, state.now, waitlist=False))
+    _refuse_if(_no_entry(state, command.student_id, target, waitlist=False))
     cause = _cause(command, ServiceReason.SWAP)
     dropped = state.drop(leaving, source, cause)
     state.promote(source, cause)
@@ -153,7 +171,7 @@ def import_rows(state: State, command: Import) -> ImportAnswer:
             rejected.append((index, Reason.COURSE_NOT_FOUND))
         elif pair in state.enrollments:
             already += 1
-        elif violations := entry_violations(seats, state.now, command.waitlist):
+        elif violations := _no_entry(state, student_id, seats, command.waitlist):
             rejected.append((index, violations[0].reason))
         else:
             counts[_enter(state, student_id, seats, cause).state] += 1
@@ -163,7 +181,8 @@ def import_rows(state: State, command: Import) -> ImportAnswer:
 def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     """The enrolled students of a course become exactly the wanted ones, or nothing changes.
 
-    Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted.
+    Waiters who are not wanted leave first, so that every seat that becomes free goes to somebody wanted. Those who are
+    wanted met the permit and the open time when they queued; from the close time on nobody gets a seat.
     """
     _refuse_if(_missing_of_roster(state, command))
     seats = state.seats[command.course]
@@ -185,6 +204,42 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
         removed=tuple(sorted(enrollment.student_id for enrollment in leaving)),
         unchanged_count=len(staying),
     )
+
+
+# --- waivers ----------------------------------------------------------------------------------------------------
+
+
+def grant_waivers(state: State, command: GrantWaivers) -> WaiversAnswer:
+    """Refusals are lifted for students in a course, and these students need not be in it."""
+    _refuse_if(_missing_students(state, command.student_ids) + _missing_courses(state, command.locks))
+    seats, cause = state.seats[command.course_id], _cause(command)
+    for student_id in command.student_ids:
+        state.grant(student_id, seats, command.reasons, command.expire_time, cause)
+    return WaiversAnswer(_waivers_of(state, command))
+
+
+def revoke_waivers(state: State, command: RevokeWaivers) -> WaiversAnswer:
+    """Refusals are lifted no more; who came in by a waiver stays."""
+    _refuse_if(_missing_students(state, command.student_ids) + _missing_courses(state, command.locks))
+    seats, cause = state.seats[command.course_id], _cause(command)
+    revoked = _waivers_of(state, command)
+    for student_id in command.student_ids:
+        state.revoke(student_id, seats, command.reasons or WAIVABLE, cause)
+    return WaiversAnswer(revoked)
+
+
+def _waivers_of(state: State, command: GrantWaivers | RevokeWaivers) -> tuple[Waiver, ...]:
+    """The waivers of the named reasons, student by student, each with those of its reasons that are named."""
+    found: list[Waiver] = []
+    for student_id in command.student_ids:
+        of_event: dict[int, list[Reason]] = {}
+        waivers = state.waivers.get((student_id, command.course_id), {})
+        for reason in command.reasons or WAIVABLE:
+            if reason in waivers:
+                of_event.setdefault(waivers[reason].sequence, []).append(reason)
+        for _, reasons in sorted(of_event.items()):
+            found.append(waivers[reasons[0]]._replace(reasons=tuple(reasons)))
+    return tuple(found)
 
 
 # --- courses and students ---------------------------------------------------------------------------------------
@@ -354,6 +409,8 @@ _RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
     ImportStudents: import_students,
     ImportCourses: import_courses,
     Reconcile: reconcile,
+    GrantWaivers: grant_waivers,
+    RevokeWaivers: revoke_waivers,
     CreateCourse: create_course,
     UpdateCourse: update_course,
     DeleteCourse: delete_course,
@@ -366,8 +423,28 @@ _RULES: dict[type[Command[Any]], Callable[[State, Any], Answer]] = {
 # --- single rules -----------------------------------------------------------------------------------------------
 
 
-def entry_violations(seats: Seats, now: datetime, waitlist: bool) -> list[Violation]:
-    """Why a newcomer cannot enter a course now: the window, then the seats. Empty: there is a place."""
+def _no_entry(state: State, student_id: int, seats: Seats, waitlist: bool) -> list[Violation]:
+    """Why a newcomer cannot enter a course now. Empty: there is a place."""
+    return _gate(state, student_id, seats) + _no_place(seats, waitlist)
+
+
+def _gate(state: State, student_id: int, seats: Seats) -> list[Violation]:
+    """Why a newcomer cannot enter a course now, whatever seats there are: the permit, then the window."""
+    if not seats.is_gated(state.now):
+        return []
+    violations = _window(seats, state.now)
+    if seats.permit_required:
+        violations.insert(0, _permit_required(student_id, seats))
+    waived = state.waived(student_id, seats)
+    return [violation for violation in violations if violation.reason not in waived]
+
+
+def _permit_required(student_id: int, seats: Seats) -> Violation:
+    text = "Only students with a permit may enter the course."
+    return _course_violation(Reason.PERMIT_REQUIRED, seats, text, student_id=student_id)
+
+
+def _window(seats: Seats, now: datetime) -> list[Violation]:
     violations: list[Violation] = []
     if seats.enroll_open_time is not None and now < seats.enroll_open_time:
         violations.append(
@@ -387,6 +464,12 @@ def entry_violations(seats: Seats, now: datetime, waitlist: bool) -> list[Violat
                 enroll_close_time=_timestamp(seats.enroll_close_time),
             )
         )
+    return violations
+
+
+def _no_place(seats: Seats, waitlist: bool) -> list[Violation]:
+    """Why there is neither a seat nor, where that is enough, a place in line."""
+    violations: list[Violation] = []
     if not _seat_is_free(seats):
         if not waitlist:
             violations.append(_course_full(seats))
@@ -441,15 +524,14 @@ def _already_in(state: State, student_id: int, seats: Seats) -> list[Violation]:
 
 
 def _missing(state: State, student_id: int, course_ids: Sequence[int]) -> list[Violation]:
-    student = [student_not_found(student_id)] if student_id in state.missing_students else []
-    return student + _missing_courses(state, course_ids)
+    return _missing_students(state, (student_id,)) + _missing_courses(state, course_ids)
 
 
 def _missing_in_plan(
     state: State, student_id: int, to_leave: Sequence[int], to_enter: Sequence[int]
 ) -> list[Violation]:
     """What is left is decided first, so it is named first."""
-    missing = [student_not_found(student_id)] if student_id in state.missing_students else []
+    missing = _missing_students(state, (student_id,))
     is_known = not missing
     for course_id in to_leave:
         if course_id not in state.seats:
@@ -468,6 +550,10 @@ def _missing_of_roster(state: State, command: Reconcile) -> list[Violation]:
         students = [student_not_found(command.student_ids[index]) for index in missing]
         course = course_not_found(command.course_id)
     return students + ([] if command.course in state.seats else [course])
+
+
+def _missing_students(state: State, student_ids: Sequence[int]) -> list[Violation]:
+    return [student_not_found(student_id) for student_id in student_ids if student_id in state.missing_students]
 
 
 def _missing_courses(state: State, course_ids: Sequence[int]) -> list[Violation]:
@@ -495,6 +581,7 @@ def _seat_rules(seats: Seats) -> dict[str, Any]:
         "waitlist_capacity": seats.waitlist_capacity,
         "enroll_open_time": seats.enroll_open_time,
         "enroll_close_time": seats.enroll_close_time,
+        "permit_required": seats.permit_required,
     }
 
 
@@ -547,14 +634,8 @@ def _brake(seats: Seats, removals: int, most: int) -> list[Violation]:
 
 
 def _roster_room(state: State, seats: Seats, wanted: set[int], staying: set[int]) -> list[Violation]:
-    """Whether everybody wanted can have a seat once everybody else has left."""
-    if wanted == staying:
-        return []
-    emptied = seats.copy()
-    emptied.enrolled_count = len(staying)
-    emptied.waitlisted_count = 0
-    violations = entry_violations(emptied, state.now, waitlist=True)
-    window = [violation for violation in violations if violation.reason is not Reason.WAITLIST_FULL]
+    """Whether everybody wanted may come in, and can have a seat once everybody else has left."""
+    window = _roster_gate(state, seats, sorted(wanted - staying))
     if seats.capacity is not None and len(wanted) > seats.capacity:
         window.append(
             _course_violation(
@@ -567,6 +648,23 @@ def _roster_room(state: State, seats: Seats, wanted: set[int], staying: set[int]
             )
         )
     return window
+
+
+def _roster_gate(state: State, seats: Seats, student_ids: Sequence[int]) -> list[Violation]:
+    """What keeps any of the students out: the window once, a missing permit of everyone.
+
+    Of those who wait it is only the close time, which no waiver lifts: after it nobody is promoted.
+    """
+    found: dict[tuple[Reason, str], Violation] = {}
+    closed = [one for one in _window(seats, state.now) if one.reason is Reason.ENROLLMENT_CLOSED]
+    for student_id in student_ids:
+        is_new = (student_id, seats.course_id) not in state.enrollments
+        for violation in _gate(state, student_id, seats) if is_new else closed:
+            subject = violation.subject
+            if violation.reason is Reason.PERMIT_REQUIRED:
+                subject = f"students/{student_id}/{subject}"
+            found.setdefault((violation.reason, subject), replace(violation, subject=subject))
+    return sorted(found.values(), key=lambda violation: WAIVABLE.index(violation.reason))
 
 
 def _course_violation(reason: Reason, seats: Seats, text: str, **observed: object) -> Violation:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from enrollment_service.domain.commands import Command
+from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.records import (
     COURSE_CREATED,
     COURSE_DELETED,
@@ -23,6 +24,7 @@ from enrollment_service.domain.records import (
     ENROLLED,
     NO_STATE,
     OF_ENROLLMENT,
+    OF_WAIVER,
     WAITLISTED,
     CountedCourse,
     Course,
@@ -32,9 +34,12 @@ from enrollment_service.domain.records import (
     Owners,
     ServiceReason,
     Student,
+    Waiver,
 )
 
 Pair = tuple[int, int]
+# By the refusal that it lifts.
+Waivers: TypeAlias = Mapping[Reason, Waiver]
 # What to insert, update and delete in `student_courses`.
 NetChanges: TypeAlias = tuple[list[Enrollment], list[Enrollment], list[Pair]]
 
@@ -61,6 +66,7 @@ class Seats:
     waitlist_capacity: int
     enroll_open_time: datetime | None
     enroll_close_time: datetime | None
+    permit_required: bool
     enrolled_count: int
     waitlisted_count: int
     last_sequence: int
@@ -72,6 +78,22 @@ class Seats:
     def has_room(self) -> bool:
         """Whether fewer sit in the course than may."""
         return self.capacity is None or self.enrolled_count < self.capacity
+
+    def is_closed(self, now: datetime) -> bool:
+        """Whether it is too late to enter, and to be promoted."""
+        return self.enroll_close_time is not None and now >= self.enroll_close_time
+
+    def is_gated(self, now: datetime) -> bool:
+        """Whether anything beside the seats keeps newcomers out, unless they have a waiver."""
+        too_early = self.enroll_open_time is not None and now < self.enroll_open_time
+        return self.permit_required or too_early or self.is_closed(now)
+
+    def is_unsettled(self, now: datetime) -> bool:
+        """Whether somebody waits beside a free seat that is theirs by now.
+
+        Whoever frees a seat promotes for it, so this is so only after the clock was set back past a close time.
+        """
+        return self.waitlisted_count > 0 and self.has_room and not self.is_closed(now)
 
     @property
     def counted(self) -> CountedCourse:
@@ -134,6 +156,8 @@ class State:
     enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
     students: dict[int, Student] = field(default_factory=dict)
     missing_students: set[int] = field(default_factory=set)
+    # Of the pairs that may need one, also those that have expired. Never changed in place.
+    waivers: dict[Pair, Waivers] = field(default_factory=dict)
     # What was inserted for the commands that create something, and who has the keys of the others.
     new_students: dict[Command[Any], Student] = field(default_factory=dict)
     new_courses: dict[Command[Any], Course] = field(default_factory=dict)
@@ -148,6 +172,7 @@ class State:
     # The names of the fields that are new, by the id of the course.
     changed_courses: dict[int, set[str]] = field(default_factory=dict)
     changed_students: set[int] = field(default_factory=set)
+    changed_waivers: set[tuple[Pair, Reason]] = field(default_factory=set)
     deleted_courses: set[int] = field(default_factory=set)
     deleted_students: set[int] = field(default_factory=set)
 
@@ -164,6 +189,7 @@ class State:
             enrollments=dict(self.enrollments),
             students=dict(self.students),
             missing_students=set(self.missing_students),
+            waivers=dict(self.waivers),
         )
 
     def enrollments_of(self, *, student_id: int | None = None, course_id: int | None = None) -> list[Enrollment]:
@@ -206,7 +232,7 @@ class State:
     def promote(self, seats: Seats, cause: Cause) -> list[int]:
         """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
         promoted: list[int] = []
-        closed = seats.enroll_close_time is not None and self.now >= seats.enroll_close_time
+        closed = seats.is_closed(self.now)
         cause = cause._replace(reason=ServiceReason.PROMOTION)
         while seats.waitlisted_count and seats.has_room and not closed:
             student_id, _ = seats.queue.popitem(last=False)
@@ -221,6 +247,42 @@ class State:
             promoted.append(student_id)
         return promoted
 
+    def waived(self, student_id: int, seats: Seats) -> list[Reason]:
+        """The refusals that are lifted for a student in a course now."""
+        waivers = self.waivers.get((student_id, seats.course_id))
+        if not waivers:
+            return []
+        return [
+            reason for reason, waiver in waivers.items() if waiver.expire_time is None or self.now < waiver.expire_time
+        ]
+
+    def grant(
+        self, student_id: int, seats: Seats, reasons: Sequence[Reason], expire_time: datetime | None, cause: Cause
+    ) -> None:
+        """Lifts refusals for a student in a course; those that are lifted until then already stay as they are."""
+        pair = (student_id, seats.course_id)
+        known = self.waivers.get(pair, {})
+        new = tuple(one for one in reasons if one not in known or known[one].expire_time != expire_time)
+        if new:
+            event = self._log_waiver(seats, student_id, new, expire_time, cause, revoked=False)
+            waiver = Waiver(
+                seats.course_id, student_id, new, expire_time, event.event_time, cause.actor, event.sequence
+            )
+            self._change_waivers(pair, new, {**known, **dict.fromkeys(new, waiver)})
+
+    def revoke(self, student_id: int, seats: Seats, reasons: Sequence[Reason], cause: Cause) -> None:
+        """Lifts refusals for a student in a course no more; what is not lifted is passed over."""
+        pair = (student_id, seats.course_id)
+        known = self.waivers.get(pair, {})
+        if gone := tuple(one for one in reasons if one in known):
+            self._log_waiver(seats, student_id, gone, None, cause, revoked=True)
+            self._change_waivers(pair, gone, {one: waiver for one, waiver in known.items() if one not in gone})
+
+    def _change_waivers(self, pair: Pair, changed: Iterable[Reason], waivers: Waivers) -> None:
+        self.waivers[pair] = waivers
+        self.changed_waivers.update((pair, reason) for reason in changed)
+        self.touched_courses.add(pair[1])
+
     def open_course(self, course: Course, cause: Cause) -> Seats:
         """Gives a new course its seats, all of them free."""
         seats = Seats(
@@ -230,6 +292,7 @@ class State:
             course.waitlist_capacity,
             course.enroll_open_time,
             course.enroll_close_time,
+            course.permit_required,
             enrolled_count=0,
             waitlisted_count=0,
             last_sequence=0,
@@ -249,6 +312,7 @@ class State:
         seats.waitlist_capacity = course.waitlist_capacity
         seats.enroll_open_time = course.enroll_open_time
         seats.enroll_close_time = course.enroll_close_time
+        seats.permit_required = course.permit_required
         self.changed_courses.setdefault(course.course_id, set()).update(new)
         self.touched_courses.add(course.course_id)
         self._log_course(seats, COURSE_UPDATED, tuple(name for name in NewCourse._fields if name in new), cause)
@@ -324,6 +388,19 @@ class State:
     def _log_course(self, seats: Seats, kind: int, changed_fields: tuple[str, ...] | None, cause: Cause) -> None:
         self._append(seats, kind, None, NO_STATE, NO_STATE, 0, changed_fields, cause)
 
+    def _log_waiver(
+        self,
+        seats: Seats,
+        student_id: int,
+        reasons: tuple[Reason, ...],
+        expire_time: datetime | None,
+        cause: Cause,
+        *,
+        revoked: bool,
+    ) -> Event:
+        waiver = (tuple(map(str, reasons)), expire_time, revoked)
+        return self._append(seats, OF_WAIVER, student_id, NO_STATE, NO_STATE, 0, None, cause, waiver)
+
     def _append(
         self,
         seats: Seats,
@@ -334,6 +411,7 @@ class State:
         position: int,
         changed_fields: tuple[str, ...] | None,
         cause: Cause,
+        waiver: tuple[Any, ...] = (),
     ) -> Event:
         """Adds an event to the log of a course; whoever calls this has brought the counts up to date."""
         seats.last_sequence += 1
@@ -354,6 +432,7 @@ class State:
             changed_fields,
             seats.last_event_time,
             *cause,
+            *waiver,
         )
         self.events.append(event)
         return event

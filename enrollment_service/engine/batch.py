@@ -23,7 +23,7 @@ from enrollment_service.domain.rules import decide
 from enrollment_service.domain.state import NetChanges, State
 from enrollment_service.engine import replies
 from enrollment_service.engine.loading import insert_new, lock_and_load
-from enrollment_service.store import courses, requests, seats, students
+from enrollment_service.store import courses, requests, seats, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.requests import Recorded
 from enrollment_service.store.transactions import DriverConnection
@@ -127,6 +127,8 @@ async def _apply(state: State, changes: NetChanges, connection: DriverConnection
         if work.handed_on:
             park = students.park_emails if isinstance(command, ImportStudents) else courses.park_codes
             await park(connection, work.handed_on)
+    if state.changed_waivers:
+        await waivers.write_waivers(connection, state)
     if state.changed_courses:
         changed = sorted(state.changed_courses.items())
         await courses.update_courses(connection, [(state.seats[course_id].course, new) for course_id, new in changed])

@@ -1,15 +1,22 @@
-"""What is done in the background, off every call's way: old request ids are forgotten."""
+"""What is done in the background, off every call's way.
+
+Old request ids are forgotten, and waiters get the seats that a clock which was set back has made theirs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from datetime import timedelta
 from functools import partial
 
 import structlog
 
-from enrollment_service.store import requests
+from enrollment_service.domain.commands import UpdateCourse
+from enrollment_service.domain.errors import Refusal
+from enrollment_service.engine.writer import Writer
+from enrollment_service.store import courses, requests
 from enrollment_service.store.database import Database
 from enrollment_service.telemetry import metrics
 from enrollment_service.telemetry.logs import describe
@@ -18,6 +25,8 @@ log = structlog.get_logger()
 
 # So few at a time that nobody notices.
 STEP = 1_000
+# With the jitter never more than a minute.
+SETTLE_SECONDS = 35.0
 
 
 async def purge_for_ever(database: Database, *, retention: timedelta, interval: float) -> None:
@@ -51,3 +60,34 @@ async def purge_expired(database: Database, retention: timedelta) -> int:
                 return deleted
     finally:
         await held.close()
+
+
+async def settle_for_ever(database: Database, writer: Writer) -> None:
+    """Gives free seats to those who wait beside them, twice a minute or so."""
+    while True:
+        await asyncio.sleep(SETTLE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        try:
+            settled = await settle(database, writer)
+        except Exception as error:  # noqa: BLE001 - housekeeping never ends the service; it tries again
+            log.warning("looking for free seats failed", error=describe(error))
+            continue
+        if settled:
+            log.warning("waiters were promoted late; was the clock of the database set back?", courses=settled)
+
+
+async def settle(database: Database, writer: Writer) -> int:
+    """Gives the free seats of every course to those who wait beside them; returns of how many courses.
+
+    A command does this for the courses that it locks. Here are those that nobody has called for since the clock of the
+    database was set back past their close time.
+    """
+    held = database.hold()
+    try:
+        found = await held.read(lambda connection: courses.find_unsettled(connection, database.clock, STEP))
+    finally:
+        await held.close()
+    for course_id in found:
+        # Changing nothing promotes whom it can; a course that has been deleted meanwhile has no waiters.
+        with contextlib.suppress(Refusal):
+            await writer.submit(UpdateCourse(course_id=course_id, changes={}))
+    return len(found)

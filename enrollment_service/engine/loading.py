@@ -14,7 +14,7 @@ from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
 from enrollment_service.domain.records import WAITLISTED, Enrollment
 from enrollment_service.domain.state import Pair, Seats, State
 from enrollment_service.engine.upserting import check, insert_rows, look_up
-from enrollment_service.store import courses, seats, students
+from enrollment_service.store import courses, seats, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import StaleError
 from enrollment_service.store.seats import LockedSeats
@@ -53,6 +53,7 @@ async def lock_and_load(
     state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
     state.seats = await _with_details(connection, loaded.seats, database, footprint)
     _know(state, loaded.enrollments)
+    state.waivers = await waivers.load_waivers(connection, footprint.waivers_needed(state.seats, state.now))
     await _load_held(connection, state, footprint)
     await _load_queues(connection, state, footprint)
     return state, first_busy({command: _rows_of(command, footprint.held) for command in commands}, busy) if busy else {}
@@ -134,7 +135,9 @@ async def _load_queues(connection: DriverConnection, state: State, footprint: Fo
         state.enrollments[_pair(place)] = place
         if place.state == WAITLISTED:
             state.seats[place.course_id].queue[place.student_id] = None
-    for course_id, queue in (await seats.load_waiters(connection, footprint.waiters_needed(state.seats))).items():
+    for course_id, queue in (
+        await seats.load_waiters(connection, footprint.waiters_needed(state.seats, state.now))
+    ).items():
         _know(state, queue)
         state.seats[course_id].queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)
     for row in state.seats.values():

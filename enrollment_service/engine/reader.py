@@ -31,13 +31,14 @@ from enrollment_service.domain.queries import (
     StudentCoursesQuery,
     StudentQuery,
     StudentsQuery,
+    WaiversQuery,
 )
-from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
+from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student, Waiver
 from enrollment_service.engine.batcher import Batcher
 from enrollment_service.engine.past import Past
 from enrollment_service.engine.turns import Turns
 from enrollment_service.settings import Settings
-from enrollment_service.store import courses, enrollments, students
+from enrollment_service.store import courses, enrollments, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
 from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
@@ -119,6 +120,14 @@ class Reader:
     async def past_course_students(self, query: PastCourseStudentsQuery) -> PastCourseStudents:
         """A page of the students of a course at a moment; see `past.py`."""
         return await self._past.course_students(query)
+
+    async def waivers(self, query: WaiversQuery) -> list[Waiver]:
+        """A page of the waivers in a course.
+
+        Raises:
+            Refusal: COURSE_NOT_FOUND.
+        """
+        return await self._list(lambda connection: waivers.list_waivers(connection, query))
 
     async def students(self, query: StudentsQuery) -> list[Student]:
         """A page of students by ascending id."""

@@ -23,13 +23,16 @@ from enrollment_service.domain.commands import (
     ReconcileAnswer,
     StudentId,
     UpsertAnswer,
+    WaiversAnswer,
 )
 from enrollment_service.domain.errors import Reason
-from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student
+from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student, Waiver
 
 _ENCODING = 1
 
-Kept: TypeAlias = EnrollmentsAnswer | ImportAnswer | UpsertAnswer | ReconcileAnswer | StudentId | CourseId | Done
+Kept: TypeAlias = (
+    EnrollmentsAnswer | ImportAnswer | UpsertAnswer | ReconcileAnswer | WaiversAnswer | StudentId | CourseId | Done
+)
 
 
 def encode(answer: Answer) -> str:
@@ -42,6 +45,8 @@ def encode(answer: Answer) -> str:
         value = {"upsert": _encode_upsert(answer)}
     elif isinstance(answer, ReconcileAnswer):
         value = {"reconcile": _encode_reconcile(answer)}
+    elif isinstance(answer, WaiversAnswer):
+        value = {"waivers": [_encode_waiver(waiver) for waiver in answer.waivers]}
     elif isinstance(answer, Student | StudentId):
         value = {"student": {"student_id": answer.student_id}}
     elif isinstance(answer, CountedCourse):
@@ -129,11 +134,36 @@ def _decode_reconcile(kept: dict[str, Any]) -> ReconcileAnswer:
     return ReconcileAnswer(tuple(kept["added"]), tuple(kept["removed"]), kept["unchanged_count"])
 
 
+def _encode_waiver(waiver: Waiver) -> dict[str, Any]:
+    return {
+        "course_id": waiver.course_id,
+        "student_id": waiver.student_id,
+        "reasons": waiver.reasons,
+        "expire_time": waiver.expire_time,
+        "create_time": waiver.create_time,
+        "actor": waiver.actor,
+        "sequence": waiver.sequence,
+    }
+
+
+def _decode_waiver(kept: dict[str, Any]) -> Waiver:
+    return Waiver(
+        course_id=kept["course_id"],
+        student_id=kept["student_id"],
+        reasons=tuple(map(Reason, kept["reasons"])),
+        expire_time=_time(kept["expire_time"]),
+        create_time=datetime.fromisoformat(kept["create_time"]),
+        actor=kept["actor"],
+        sequence=kept["sequence"],
+    )
+
+
 _DECODERS: dict[str, Callable[[Any], Kept]] = {
     "enrollments": lambda kept: EnrollmentsAnswer(tuple(EnrollmentView(_decode_enrollment(one)) for one in kept)),
     "import": _decode_import,
     "upsert": _decode_upsert,
     "reconcile": _decode_reconcile,
+    "waivers": lambda kept: WaiversAnswer(tuple(map(_decode_waiver, kept))),
     "student": lambda kept: StudentId(kept["student_id"]),
     "course": lambda kept: CourseId(kept["course_id"]),
     "done": lambda _: Done(),

@@ -28,6 +28,7 @@ _TOLD = (Refusal, ImportAnswer)
 # What they are refused for, but for rare mistakes. Shown as 0 before the first: a series that begins with the hundreds
 # of a stampede has not grown since it began.
 for _reason in (
+    Reason.PERMIT_REQUIRED,
     Reason.COURSE_FULL,
     Reason.WAITLIST_FULL,
     Reason.ENROLLMENT_NOT_OPEN,

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy.sql.expression import ColumnElement
 
-from enrollment_service.store import courses, locks, requests, seats, students
+from enrollment_service.store import courses, locks, requests, seats, students, waivers
 from enrollment_service.store.statements import Prepared
 
 
@@ -16,6 +16,7 @@ def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
         *seats.batch_statements(clock),
         *students.batch_statements(),
         *courses.batch_statements(),
+        *waivers.batch_statements(),
         *requests.batch_statements(),
         *locks.batch_statements(),
     ]

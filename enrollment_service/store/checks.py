@@ -22,6 +22,7 @@ from enrollment_service.domain.records import (
     ENROLLED,
     NO_STATE,
     OF_ENROLLMENT,
+    OF_WAIVER,
     WAITLISTED,
     ServiceReason,
 )
@@ -314,6 +315,27 @@ CHECKS = (
             FROM enrollment_events
         ) queued
         WHERE waitlist_position <> CASE state WHEN {WAITLISTED} THEN waiting ELSE 0 END
+        """,
+    ),
+    Check(
+        "waivers are the log",
+        "The last event about a refusal of a student in a course is the waiver they have; or none, if it was revoked.",
+        f"""
+        SELECT course_id, student_id, reason, last.sequence
+        FROM (
+            SELECT DISTINCT ON (course_id, student_id, lifted) course_id, student_id, lifted AS reason, sequence,
+                event_time, actor, waiver_expire_time, waiver_revoked
+            FROM enrollment_events, unnest(waived_reasons) lifted
+            WHERE kind = {OF_WAIVER} ORDER BY course_id, student_id, lifted, sequence DESC
+        ) last FULL JOIN waivers w USING (course_id, student_id, reason)
+        WHERE CASE
+            WHEN w.sequence IS NULL THEN NOT last.waiver_revoked
+                -- They end with their student and their course, and no event tells it.
+                AND EXISTS (SELECT FROM students s WHERE s.id = student_id)
+                AND EXISTS (SELECT FROM courses c WHERE c.id = course_id)
+            ELSE (last.sequence, last.event_time, last.actor, last.waiver_expire_time, last.waiver_revoked)
+                IS DISTINCT FROM (w.sequence, w.create_time, w.actor, w.expire_time, false)
+        END
         """,
     ),
     Check(

@@ -26,7 +26,9 @@ from enrollment_service.store.statements import (
     UpsertKeys,
     array,
     bigint,
+    boolean,
     combinations_of,
+    constant,
     integer,
     next_id,
     or_empty,
@@ -47,6 +49,7 @@ _detail_columns = [
     SeatsRow.enroll_open_time,
     SeatsRow.enroll_close_time,
     or_empty(CourseRow.external_id),
+    SeatsRow.permit_required,
     CourseRow.create_time,
     CourseRow.update_time,
     SeatsRow.version,
@@ -257,6 +260,7 @@ _RULES: dict[str, TypeEngine[Any]] = {
     "waitlist_capacity": integer,
     "enroll_open_time": timestamp,
     "enroll_close_time": timestamp,
+    "permit_required": boolean,
     "version": bigint,
 }
 
@@ -306,6 +310,26 @@ async def delete_courses(connection: DriverConnection, course_ids: Sequence[int]
     """Deletes courses that nobody is in any more; their events stay."""
     await _delete_seats.fetch(connection, ids=course_ids)
     await _delete_courses.fetch(connection, ids=course_ids)
+
+
+@lru_cache
+def _find_unsettled(clock: ColumnElement[datetime]) -> Prepared:
+    """By the same condition as `Seats.is_unsettled`."""
+    return Prepared(
+        select(SeatsRow.course_id)
+        .where(
+            SeatsRow.waitlisted_count > constant(0),
+            or_(SeatsRow.capacity.is_(None), SeatsRow.enrolled_count < SeatsRow.capacity),
+            or_(SeatsRow.enroll_close_time.is_(None), SeatsRow.enroll_close_time > clock),
+        )
+        .order_by(SeatsRow.course_id)
+        .limit(bindparam("most", type_=integer))
+    )
+
+
+async def find_unsettled(connection: DriverConnection, clock: ColumnElement[datetime], most: int) -> list[int]:
+    """The ids of courses where somebody waits beside a free seat that is theirs; up to so many."""
+    return [row[0] for row in await _find_unsettled(clock).fetch(connection, most=most)]
 
 
 def creation_statements() -> list[Prepared]:

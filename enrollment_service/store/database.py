@@ -29,7 +29,7 @@ Clock: TypeAlias = ColumnElement[datetime]
 
 # The newest migration, which this code is written for; a test holds it equal to Alembic's head. Revisions are numbers
 # in order, so that one that this code does not know yet is known to be newer.
-SCHEMA_REVISION = "0009"
+SCHEMA_REVISION = "0010"
 
 # Connections that are held, at the most: by the reader, the probe and the feed one each, by the writer's lanes six, and
 # by the housekeeping one while it is at work.

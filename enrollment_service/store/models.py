@@ -32,7 +32,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
-from enrollment_service.domain.records import COURSE_CREATED, COURSE_DELETED, COURSE_UPDATED, ENROLLED, WAITLISTED
+from enrollment_service.domain.records import (
+    COURSE_CREATED,
+    COURSE_DELETED,
+    COURSE_UPDATED,
+    ENROLLED,
+    OF_WAIVER,
+    WAITLISTED,
+)
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -146,6 +153,7 @@ class SeatsRow(Base):
     waitlisted_count: Mapped[int] = mapped_column(Integer, server_default="0")
     last_sequence: Mapped[int] = mapped_column(server_default="0")
     last_event_time: Mapped[datetime | None]
+    permit_required: Mapped[bool] = mapped_column(server_default=text("false"))
     # Counts the changes of what clients write, here and in `courses`; etags and the cache of details rest on it.
     version: Mapped[int] = mapped_column(server_default="1")
 
@@ -187,8 +195,25 @@ class EnrollmentRow(Base):
     )
 
 
+class WaiverRow(Base):
+    """A refusal that is lifted for a student in a course, until it expires; `sequence` is that of the grant's event."""
+
+    __tablename__ = "waivers"
+
+    course_id: Mapped[int] = mapped_column(ForeignKey("courses.id", ondelete="CASCADE"), primary_key=True)
+    student_id: Mapped[int] = mapped_column(ForeignKey("students.id", ondelete="CASCADE"), primary_key=True)
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    expire_time: Mapped[datetime | None]
+    create_time: Mapped[datetime]
+    actor: Mapped[str]
+    sequence: Mapped[int]
+
+    # For the deletion of a student.
+    __table_args__ = (Index("ix_waivers_student_id", "student_id"),)
+
+
 class EventRow(Base):
-    """One change of an enrollment or of a course; append-only. No foreign keys, so history outlives deletes.
+    """One change of an enrollment, a waiver or a course; append-only. No foreign keys, so history outlives deletes.
 
     Counts and capacity are those of the course after it. `kind` has no default: a server that knows nothing of kinds
     cannot write.
@@ -212,6 +237,9 @@ class EventRow(Base):
     request_id: Mapped[UUID | None]
     actor: Mapped[str] = mapped_column(server_default="")
     reason: Mapped[str] = mapped_column(String(64), server_default="")
+    waived_reasons: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    waiver_expire_time: Mapped[datetime | None]
+    waiver_revoked: Mapped[bool] = mapped_column(server_default=text("false"))
     xid: Mapped[int] = mapped_column(Xid8(), server_default=text("pg_current_xact_id()"))
 
     __table_args__ = (
@@ -220,6 +248,7 @@ class EventRow(Base):
             name="student_unless_of_course",
         ),
         CheckConstraint(f"(changed_fields IS NOT NULL) = (kind = {COURSE_UPDATED})", name="changes_of_update"),
+        CheckConstraint(f"(waived_reasons IS NOT NULL) = (kind = {OF_WAIVER})", name="reasons_of_waiver"),
         Index(
             "ix_enrollment_events_student",
             "student_id",
@@ -291,4 +320,5 @@ __all__ = [
     "RequestRow",
     "SeatsRow",
     "StudentRow",
+    "WaiverRow",
 ]

@@ -22,6 +22,7 @@ from enrollment_service.store.models import (
     RequestRow,
     SeatsRow,
     StudentRow,
+    WaiverRow,
 )
 
 DENIED = "42501"
@@ -49,14 +50,15 @@ class Rights:
 _TIMES = ("create_time", "update_time")
 _OF_STUDENT = ("full_name", "email", "external_id")
 _OF_COURSE = ("code", "title", "description", "external_id")
-_OF_SEATS = ("capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time")
+_OF_SEATS = ("capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "permit_required")
 _OF_COUNTS = ("enrolled_count", "waitlisted_count", "last_sequence", "last_event_time")
 _OF_ENROLLMENT = ("state", "sequence", "enroll_time", "create_time")
 _OF_EVENT = (
     *("course_id", "sequence", "kind", "student_id", "previous_state", "state", "waitlist_position"),
     *("enrolled_count", "waitlisted_count", "capacity", "changed_fields", "event_time"),
-    *("request_id", "actor", "reason"),
+    *("request_id", "actor", "reason", "waived_reasons", "waiver_expire_time", "waiver_revoked"),
 )
+_OF_WAIVER = ("expire_time", "create_time", "actor", "sequence")
 RIGHTS = (
     Rights(
         StudentRow,
@@ -72,6 +74,7 @@ RIGHTS = (
         delete=True,
     ),
     Rights(EnrollmentRow, insert=("student_id", "course_id", *_OF_ENROLLMENT), update=_OF_ENROLLMENT, delete=True),
+    Rights(WaiverRow, insert=("course_id", "student_id", "reason", *_OF_WAIVER), update=_OF_WAIVER, delete=True),
     # Append-only. Deleting what is old will be a function's work, which runs with the rights of the tables' owner.
     Rights(EventRow, insert=_OF_EVENT),
     Rights(RequestRow, insert=("actor", "request_id", "fingerprint"), update=("outcome",), delete=True),

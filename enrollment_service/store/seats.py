@@ -37,6 +37,7 @@ from enrollment_service.store.statements import (
     Prepared,
     array,
     bigint,
+    boolean,
     combinations_of,
     constant,
     integer,
@@ -59,6 +60,7 @@ class LockedSeats(NamedTuple):
     waitlist_capacity: int
     enroll_open_time: datetime | None
     enroll_close_time: datetime | None
+    permit_required: bool
     enrolled_count: int
     waitlisted_count: int
     last_sequence: int
@@ -248,6 +250,7 @@ MAX_EVENTS_BY_ARRAYS = 500
 _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "create_time"]
 _COMMA: ColumnElement[str] = literal_column("','")
 _CHANGES = Event._fields.index("changed_fields")
+_WAIVED = Event._fields.index("waived_reasons")
 _OPENED_COLUMNS = [*LockedSeats._fields[:-1]]  # the version begins at 1
 _as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
 
@@ -299,9 +302,31 @@ def _insert_seats(rows: Any) -> CTE:
 
 
 def _append_events(rows: Any) -> CTE:
-    # An array of arrays would come out of `unnest` flat, so the names of changed fields come as one text.
-    columns = [func.string_to_array(column, _COMMA) if column.key == "event_changes" else column for column in rows.c]
-    return insert(EventRow).from_select(list(Event._fields), select(*columns)).cte("logged")
+    # An array of arrays would come out of `unnest` flat, so names come as one text.
+    columns = [
+        func.string_to_array(column, _COMMA) if column.key in ("event_changes", "event_waived") else column
+        for column in rows.c
+    ]
+    return insert(EventRow).from_select(list(Event._fields[: len(columns)]), select(*columns)).cte("logged")
+
+
+_EVENT_ARRAYS: dict[str, TypeEngine[Any]] = {
+    "event_courses": bigint,
+    "event_sequences": bigint,
+    "event_kinds": smallint,
+    "event_students": bigint,
+    "event_previous": smallint,
+    "event_states": smallint,
+    "event_positions": integer,
+    "event_enrolled": integer,
+    "event_waitlisted": integer,
+    "event_capacities": integer,
+    "event_changes": text,
+    "event_times": timestamp,
+    "event_requests": uuid,
+    "event_actors": text,
+    "event_reasons": text,
+}
 
 
 # Each part of the one statement: its parameters, and how it is written on the rows that they make.
@@ -336,6 +361,7 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
             "opened_waitlists": integer,
             "opened_open_times": timestamp,
             "opened_close_times": timestamp,
+            "opened_permits": boolean,
             "opened_enrolled": integer,
             "opened_waitlisted": integer,
             "opened_sequences": bigint,
@@ -354,24 +380,10 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
         },
         _update_counts,
     ),
-    "log": (
-        {
-            "event_courses": bigint,
-            "event_sequences": bigint,
-            "event_kinds": smallint,
-            "event_students": bigint,
-            "event_previous": smallint,
-            "event_states": smallint,
-            "event_positions": integer,
-            "event_enrolled": integer,
-            "event_waitlisted": integer,
-            "event_capacities": integer,
-            "event_changes": text,
-            "event_times": timestamp,
-            "event_requests": uuid,
-            "event_actors": text,
-            "event_reasons": text,
-        },
+    "log": (_EVENT_ARRAYS, _append_events),
+    # Instead of "log" where there are events of waivers among the others.
+    "log_waivers": (
+        _EVENT_ARRAYS | {"event_waived": text, "event_expire_times": timestamp, "event_revoked": boolean},
         _append_events,
     ),
 }
@@ -415,9 +427,9 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
         "delete": _transposed(deleted),
         "open": _transposed(map(attrgetter(*_OPENED_COLUMNS), state.opened_seats())),
         "count": _transposed(map(_as_counts, state.touched_seats())),
-        "log": _event_columns(events),
+        **_event_columns(events),
     }
-    parts = tuple(part for part in _PARTS if columns[part])
+    parts = tuple(part for part in _PARTS if columns.get(part))
     if parts:
         arguments = {
             name: values for part in parts for name, values in zip(_PARTS[part][0], columns[part], strict=True)
@@ -447,11 +459,20 @@ async def _in_pieces(rows: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any
         yield row
 
 
-def _event_columns(events: Sequence[Event]) -> list[Sequence[Any]]:
+def _event_columns(events: Sequence[Event]) -> dict[str, list[Sequence[Any]]]:
+    """The events as columns, under the part that writes them: what only waivers have is seldom needed."""
     columns = _transposed(events)
-    if columns:
-        columns[_CHANGES] = [None if names is None else ",".join(names) for names in columns[_CHANGES]]
-    return columns
+    if not columns:
+        return {}
+    columns[_CHANGES] = _joined(columns[_CHANGES])
+    if not any(columns[_WAIVED]):
+        return {"log": columns[:_WAIVED]}
+    columns[_WAIVED] = _joined(columns[_WAIVED])
+    return {"log_waivers": columns}
+
+
+def _joined(lists: Iterable[Sequence[str] | None]) -> list[str | None]:
+    return [None if names is None else ",".join(names) for names in lists]
 
 
 def _as_counts(seats: Seats) -> tuple[Any, ...]:
@@ -473,8 +494,10 @@ def _transposed(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
 def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
     """Those that a batch may send, by a clock."""
     # Who comes or goes is logged, but not together with the rows where there are many. New courses have nobody yet.
-    applied = [parts for parts in combinations_of(_PARTS) if "log" in parts and "open" not in parts]
+    usual = [part for part in _PARTS if part not in ("open", "log_waivers")]
+    applied = [parts for parts in combinations_of(usual) if "log" in parts]
     applied += [(*before, "open", *after) for before, after in _OPENING]
+    applied += [("count", "log_waivers")]
     return [
         *(_lock_and_load(clock, skip_locked) for skip_locked in (True, False)),
         *(_apply_statement(parts) for parts in [*applied, ("count",), ("delete",), ("update", "count")]),

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     Integer,
     SmallInteger,
@@ -47,6 +48,7 @@ integer = Integer()
 smallint = SmallInteger()
 text = Text()
 uuid = Uuid()
+boolean = Boolean()
 timestamp = timestamptz
 
 

@@ -70,6 +70,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_UNIMPLEMENTED: _ClassVar[ErrorReason]
     ERROR_REASON_WATCHER_TOO_SLOW: _ClassVar[ErrorReason]
     ERROR_REASON_EXTERNAL_ID_TAKEN: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMIT_REQUIRED: _ClassVar[ErrorReason]
 ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
 ENROLLMENT_STATE_ENROLLED: EnrollmentState
 ENROLLMENT_STATE_WAITLISTED: EnrollmentState
@@ -116,6 +117,7 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_UNIMPLEMENTED: ErrorReason
 ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason
 ERROR_REASON_EXTERNAL_ID_TAKEN: ErrorReason
+ERROR_REASON_PERMIT_REQUIRED: ErrorReason
 
 class Student(_message.Message):
     __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag", "external_id")
@@ -136,7 +138,7 @@ class Student(_message.Message):
     def __init__(self, student_id: _Optional[int] = ..., full_name: _Optional[str] = ..., email: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., external_id: _Optional[str] = ...) -> None: ...
 
 class Course(_message.Message):
-    __slots__ = ("course_id", "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "enrolled_count", "waitlisted_count", "create_time", "update_time", "etag", "external_id")
+    __slots__ = ("course_id", "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "enrolled_count", "waitlisted_count", "create_time", "update_time", "etag", "external_id", "permit_required")
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +153,7 @@ class Course(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    PERMIT_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     course_id: int
     code: str
     title: str
@@ -165,7 +168,24 @@ class Course(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     etag: str
     external_id: str
-    def __init__(self, course_id: _Optional[int] = ..., code: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., capacity: _Optional[int] = ..., waitlist_capacity: _Optional[int] = ..., enroll_open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enroll_close_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., external_id: _Optional[str] = ...) -> None: ...
+    permit_required: bool
+    def __init__(self, course_id: _Optional[int] = ..., code: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., capacity: _Optional[int] = ..., waitlist_capacity: _Optional[int] = ..., enroll_open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enroll_close_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrolled_count: _Optional[int] = ..., waitlisted_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., external_id: _Optional[str] = ..., permit_required: _Optional[bool] = ...) -> None: ...
+
+class Waiver(_message.Message):
+    __slots__ = ("course_id", "student_id", "reasons", "expire_time", "create_time", "actor")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    student_id: int
+    reasons: _containers.RepeatedScalarFieldContainer[ErrorReason]
+    expire_time: _timestamp_pb2.Timestamp
+    create_time: _timestamp_pb2.Timestamp
+    actor: str
+    def __init__(self, course_id: _Optional[int] = ..., student_id: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[ErrorReason, str]]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class Enrollment(_message.Message):
     __slots__ = ("student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "student", "course")
@@ -671,6 +691,70 @@ class ReconcileRosterResponse(_message.Message):
     removed: _containers.RepeatedScalarFieldContainer[int]
     unchanged_count: int
     def __init__(self, added: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ..., unchanged_count: _Optional[int] = ...) -> None: ...
+
+class GrantWaiversRequest(_message.Message):
+    __slots__ = ("course_id", "student_ids", "reasons", "expire_time", "validate_only", "request_id", "reason")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    student_ids: _containers.RepeatedScalarFieldContainer[int]
+    reasons: _containers.RepeatedScalarFieldContainer[ErrorReason]
+    expire_time: _timestamp_pb2.Timestamp
+    validate_only: bool
+    request_id: str
+    reason: str
+    def __init__(self, course_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., reasons: _Optional[_Iterable[_Union[ErrorReason, str]]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class GrantWaiversResponse(_message.Message):
+    __slots__ = ("waivers",)
+    WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
+    def __init__(self, waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ...) -> None: ...
+
+class RevokeWaiversRequest(_message.Message):
+    __slots__ = ("course_id", "student_ids", "reasons", "validate_only", "request_id", "reason")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    student_ids: _containers.RepeatedScalarFieldContainer[int]
+    reasons: _containers.RepeatedScalarFieldContainer[ErrorReason]
+    validate_only: bool
+    request_id: str
+    reason: str
+    def __init__(self, course_id: _Optional[int] = ..., student_ids: _Optional[_Iterable[int]] = ..., reasons: _Optional[_Iterable[_Union[ErrorReason, str]]] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RevokeWaiversResponse(_message.Message):
+    __slots__ = ("waivers",)
+    WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
+    def __init__(self, waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ...) -> None: ...
+
+class ListWaiversRequest(_message.Message):
+    __slots__ = ("course_id", "page_size", "page_token")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    page_size: int
+    page_token: str
+    def __init__(self, course_id: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListWaiversResponse(_message.Message):
+    __slots__ = ("waivers", "next_page_token")
+    WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
+    next_page_token: str
+    def __init__(self, waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchEnrollmentEventsRequest(_message.Message):
     __slots__ = ("course_id", "resume_token", "follow", "student_id")

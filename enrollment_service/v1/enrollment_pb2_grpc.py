@@ -135,6 +135,21 @@ class EnrollmentServiceStub:
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterRequest.SerializeToString,
                 response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterResponse.FromString,
                 _registered_method=True)
+        self.GrantWaivers = channel.unary_unary(
+                '/enrollment.v1.EnrollmentService/GrantWaivers',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversResponse.FromString,
+                _registered_method=True)
+        self.RevokeWaivers = channel.unary_unary(
+                '/enrollment.v1.EnrollmentService/RevokeWaivers',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversResponse.FromString,
+                _registered_method=True)
+        self.ListWaivers = channel.unary_unary(
+                '/enrollment.v1.EnrollmentService/ListWaivers',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversResponse.FromString,
+                _registered_method=True)
         self.WatchEnrollmentEvents = channel.unary_stream(
                 '/enrollment.v1.EnrollmentService/WatchEnrollmentEvents',
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.WatchEnrollmentEventsRequest.SerializeToString,
@@ -264,8 +279,9 @@ class EnrollmentServiceServicer:
         INVALID_ARGUMENT; NOT_FOUND naming every unknown id and every course to drop
         that the student is not in (NOT_ENROLLED); ALREADY_EXISTS
         (ALREADY_ENROLLED, ALREADY_WAITLISTED) naming every such course;
-        FAILED_PRECONDITION (COURSE_FULL, WAITLIST_FULL, ENROLLMENT_NOT_OPEN,
-        ENROLLMENT_CLOSED) with one violation per course and rule.
+        FAILED_PRECONDITION (PERMIT_REQUIRED, ENROLLMENT_NOT_OPEN,
+        ENROLLMENT_CLOSED, COURSE_FULL, WAITLIST_FULL) with one violation per course
+        and rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,8 +303,8 @@ class EnrollmentServiceServicer:
         needs a free seat that nobody waits for; otherwise everything stays as it is.
 
         INVALID_ARGUMENT; NOT_FOUND (also NOT_ENROLLED in the course to leave);
-        ALREADY_EXISTS; FAILED_PRECONDITION (COURSE_FULL, ENROLLMENT_NOT_OPEN,
-        ENROLLMENT_CLOSED).
+        ALREADY_EXISTS; FAILED_PRECONDITION (PERMIT_REQUIRED, ENROLLMENT_NOT_OPEN,
+        ENROLLMENT_CLOSED, COURSE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,7 +386,40 @@ class EnrollmentServiceServicer:
 
         INVALID_ARGUMENT; NOT_FOUND naming every unknown id, or the place of every
         unknown external id in the request; FAILED_PRECONDITION (TOO_MANY_REMOVALS,
-        COURSE_FULL, ENROLLMENT_NOT_OPEN, ENROLLMENT_CLOSED).
+        PERMIT_REQUIRED, ENROLLMENT_NOT_OPEN, ENROLLMENT_CLOSED, COURSE_FULL). One
+        violation per course and rule, but PERMIT_REQUIRED once for every student who
+        is new there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantWaivers(self, request, context):
+        """Grants students waivers in a course: each lifts the named refusals for these
+        students there, until it expires or is revoked. A reason that is granted
+        again has the new time from then on. Never lifted are those about seats.
+
+        INVALID_ARGUMENT; NOT_FOUND naming every unknown id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeWaivers(self, request, context):
+        """Revokes waivers of students in a course. What they do not have is passed
+        over; enrollments that exist stay.
+
+        INVALID_ARGUMENT; NOT_FOUND naming every unknown id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWaivers(self, request, context):
+        """Lists the waivers in a course by ascending student id, also those that have
+        expired.
+
+        INVALID_ARGUMENT; NOT_FOUND (COURSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -494,6 +543,21 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
                     servicer.ReconcileRoster,
                     request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterRequest.FromString,
                     response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterResponse.SerializeToString,
+            ),
+            'GrantWaivers': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantWaivers,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversResponse.SerializeToString,
+            ),
+            'RevokeWaivers': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeWaivers,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversResponse.SerializeToString,
+            ),
+            'ListWaivers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWaivers,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversResponse.SerializeToString,
             ),
             'WatchEnrollmentEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEnrollmentEvents,
@@ -1042,6 +1106,87 @@ class EnrollmentService:
             '/enrollment.v1.EnrollmentService/ReconcileRoster',
             enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterRequest.SerializeToString,
             enrollment__service_dot_v1_dot_enrollment__pb2.ReconcileRosterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantWaivers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/enrollment.v1.EnrollmentService/GrantWaivers',
+            enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.GrantWaiversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeWaivers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/enrollment.v1.EnrollmentService/RevokeWaivers',
+            enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.RevokeWaiversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWaivers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/enrollment.v1.EnrollmentService/ListWaivers',
+            enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.ListWaiversResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.databases import Connection
 from tests.support.refusals import refused
+from tests.support.services import START, Clock
+from tests.support.wire import stamp
 
 UNKNOWN = 2**40
 
@@ -47,6 +51,49 @@ async def test_waiters_leave_or_get_a_seat(client: Client) -> None:
         (students[0], 0),
         (students[3], 0),
     ]
+
+
+async def test_who_queued_gets_a_seat_before_the_open_time_and_not_after_the_close(
+    timed_client: Client, clock: Clock
+) -> None:
+    """They met the permit and the open time when they queued; who is new meets them now."""
+    client = timed_client
+    ann, bo, cy, di = await client.students(4)
+    course = await client.create_course(capacity=1, waitlist_capacity=5)
+    course_id = course.course_id
+    for student_id in (ann, bo, cy):
+        await client.enroll(student_id, course_id, on_full=pb.ON_FULL_WAITLIST)
+    course = pb.Course(course_id=course_id, permit_required=True)
+    course.enroll_open_time.CopyFrom(stamp(START + timedelta(hours=1)))
+    course.enroll_close_time.CopyFrom(stamp(START + timedelta(hours=2)))
+    mask = FieldMask(paths=["enroll_open_time", "enroll_close_time", "permit_required"])
+    await client.call("UpdateCourse", course=course, update_mask=mask)
+
+    wish = {"course_id": course_id, "max_removals": 9}
+    with refused(
+        "FAILED_PRECONDITION",
+        "PERMIT_REQUIRED",
+        preconditions=[
+            ("PERMIT_REQUIRED", f"students/{di}/courses/{course_id}"),
+            ("ENROLLMENT_NOT_OPEN", f"courses/{course_id}"),
+        ],
+    ):
+        await client.call("ReconcileRoster", student_ids=[di], **wish)
+    answer = await client.call("ReconcileRoster", student_ids=[cy], **wish)
+    assert (list(answer.added), list(answer.removed)) == ([cy], [ann, bo])
+
+    closed = [pb.ERROR_REASON_PERMIT_REQUIRED, pb.ERROR_REASON_ENROLLMENT_NOT_OPEN]
+    await client.call("GrantWaivers", course_id=course_id, student_ids=[di], reasons=closed)
+    await client.enroll(di, course_id, on_full=pb.ON_FULL_WAITLIST)
+    await clock.set(START + timedelta(hours=2))
+    # A waiver lets somebody in; it does not have them promoted.
+    closed = [pb.ERROR_REASON_ENROLLMENT_CLOSED]
+    await client.call("GrantWaivers", course_id=course_id, student_ids=[di], reasons=closed)
+    with refused(
+        "FAILED_PRECONDITION", "ENROLLMENT_CLOSED", preconditions=[("ENROLLMENT_CLOSED", f"courses/{course_id}")]
+    ):
+        await client.call("ReconcileRoster", student_ids=[di], **wish)
+    assert await client.roster(course_id) == [cy, di]
 
 
 async def test_the_brake_refuses_too_many_removals(client: Client) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from enrollment_service.engine import housekeeping
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
 from tests.support.databases import Connection
 from tests.support.refusals import refused
-from tests.support.services import START, Clock
+from tests.support.services import START, Clock, service_on
 from tests.support.wire import course_fields
 
 pytestmark = pytest.mark.usefixtures("verified")
@@ -378,3 +379,44 @@ async def test_event_times_stand_still_while_the_clock_is_set_back(
         await timed_client.enroll(student_id, course_id)
     times = await connection.fetch("SELECT event_time FROM enrollment_events WHERE kind = 1 ORDER BY sequence")
     assert [row["event_time"] for row in times] == [hour(1), hour(1), hour(2)]
+
+
+async def beside_a_free_seat(client: Client, clock: Clock) -> tuple[int, list[int]]:
+    """A course whose close time has passed, where a seat became free, and then the clock was set back before it."""
+    course_id, students = await a_queue(client, 3, **course_fields({"enroll_close_time": START + timedelta(hours=2)}))
+    await clock.set(START + timedelta(hours=3))
+    await client.unenroll(students[0], course_id)
+    await clock.set(START + timedelta(hours=1))
+    assert await seats(client, course_id) == ([], students[1:])
+    return course_id, students
+
+
+async def test_the_next_call_gives_away_the_seat_that_a_clock_set_back_has_left(
+    timed_client: Client, clock: Clock, connection: Connection
+) -> None:
+    """Also where the call itself is refused. A dry run says so, and leaves it as it is."""
+    course_id, (_, ann, bo, cy) = await beside_a_free_seat(timed_client, clock)
+    (newcomer,) = await timed_client.students(1)
+    full = {"course_id": str(course_id), "enrolled": "1", "capacity": "1", "waitlisted": "2"}
+    with refused("FAILED_PRECONDITION", "COURSE_FULL", metadata=full):
+        await timed_client.enroll(newcomer, course_id, validate_only=True)
+    assert await seats(timed_client, course_id) == ([], [ann, bo, cy])
+    with refused("FAILED_PRECONDITION", "COURSE_FULL", metadata=full):
+        await timed_client.enroll(newcomer, course_id)
+    assert await seats(timed_client, course_id) == ([ann], [bo, cy])
+    event = await connection.fetchrow(
+        "SELECT student_id, request_id, actor, reason FROM enrollment_events ORDER BY sequence DESC LIMIT 1"
+    )
+    assert event is not None
+    assert tuple(event) == (ann, None, "", "waitlist_promotion")
+
+
+async def test_within_a_minute_it_is_given_away_without_any_call(
+    timed_client: Client, clock: Clock, app_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course_id, (_, ann, bo, cy) = await beside_a_free_seat(timed_client, clock)
+    assert housekeeping.SETTLE_SECONDS * 1.5 < 60
+    monkeypatch.setattr(housekeeping, "SETTLE_SECONDS", 0.01)
+    async with service_on(app_url, clock.column):
+        while await seats(timed_client, course_id) != ([ann], [bo, cy]):  # noqa: ASYNC110 - each look is a call
+            await asyncio.sleep(0.02)

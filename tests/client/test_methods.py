@@ -104,6 +104,20 @@ async def test_by_the_numbers_of_another_system(caller: EnrollmentClient) -> Non
     assert list(difference.added) == [(await caller.get_student(external_id=one)).student_id for one in wanted]
 
 
+async def test_waivers(caller: EnrollmentClient) -> None:
+    ann = (await caller.create_student("Ann", "ann@example.org")).student_id
+    art = (await caller.create_course("ART-1", "Drawing", permit_required=True)).course_id
+    until = datetime.now(UTC) + timedelta(hours=1)
+    permit = pb.ERROR_REASON_PERMIT_REQUIRED
+    assert len(await caller.grant_waivers(art, [ann], [permit], validate_only=True)) == 1
+    (granted,) = await caller.grant_waivers(art, [ann], [permit], expire_time=until, reason="consent")
+    assert granted.expire_time.ToDatetime(UTC) == until
+    assert [one async for one in caller.list_waivers(art, page_size=1)] == [granted]
+    await caller.enroll_student(ann, [art])
+    assert await caller.revoke_waivers(art, [ann]) == [granted]
+    assert [one async for one in caller.list_waivers(art)] == []
+
+
 async def test_a_call_by_its_name(caller: EnrollmentClient) -> None:
     student = pb.Student(full_name="Ann Lee", email="ann@example.org")
     created = await caller.call("CreateStudent", pb.CreateStudentRequest(student=student))

@@ -17,15 +17,18 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     ImportCourses,
     ImportStudents,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
 )
+from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.fingerprints import encoded, fingerprint
 from enrollment_service.domain.records import NewCourse, NewStudent
 from enrollment_service.domain.rules import _RULES
@@ -100,6 +103,40 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         Reconcile(course_id=12, student_ids=()),
         '["ReconcileRoster",{"course_id":12}]',
         "011c62ed468eecdaf5cee55102e2e003f05ca5879978ebba06ea3c93fbb436d00d",
+    ),
+    (
+        GrantWaivers(
+            course_id=12,
+            student_ids=(7, 9),
+            reasons=(Reason.PERMIT_REQUIRED, Reason.ENROLLMENT_CLOSED),
+            expire_time=OPENS,
+            reason="x",
+        ),
+        (
+            '["GrantWaivers",{"course_id":12,"expire_time":"2026-09-01T08:00:00+00:00","reason":"x",'
+            '"reasons":["PERMIT_REQUIRED","ENROLLMENT_CLOSED"],"student_ids":[7,9]}]'
+        ),
+        "010ce0e7764253bbb02db6f61420ee0e1dc6f6eaa4d54eef57d0c38e71e9608462",
+    ),
+    (
+        GrantWaivers(course_id=12, student_ids=(7,), reasons=(Reason.PERMIT_REQUIRED,)),
+        '["GrantWaivers",{"course_id":12,"reasons":["PERMIT_REQUIRED"],"student_ids":[7]}]',
+        "018bc6fc41a4811bbc9511e22cb2aff28b7d001ad2e077c1abcb8d15a0d49256a4",
+    ),
+    (
+        RevokeWaivers(course_id=12, student_ids=(7,), reasons=()),
+        '["RevokeWaivers",{"course_id":12,"student_ids":[7]}]',
+        "01761a7af83e624680fc92ab4def01475a703180a227e1b2166e6e6982a4def3b9",
+    ),
+    (
+        RevokeWaivers(course_id=12, student_ids=(7,), reasons=(Reason.ENROLLMENT_NOT_OPEN,), reason="x"),
+        '["RevokeWaivers",{"course_id":12,"reason":"x","reasons":["ENROLLMENT_NOT_OPEN"],"student_ids":[7]}]',
+        "0166dc3ea40bb504bcb1976751c16d7d668657c37b9172c63b952c025b783f3c60",
+    ),
+    (
+        CreateCourse(course=NewCourse("ART-1", "Drawing", permit_required=True)),
+        '["CreateCourse",{"course":{"code":"ART-1","permit_required":true,"title":"Drawing"}}]',
+        "0145eb807980d614dd00bc4c9a5430957999dbe3db0a93c574d49a6bd5ee93080a",
     ),
     (
         CreateStudent(student=NewStudent("Zoë Lee", "zoe@example.org")),

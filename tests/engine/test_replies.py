@@ -15,6 +15,7 @@ from enrollment_service.domain.commands import (
     ReconcileAnswer,
     StudentId,
     UpsertAnswer,
+    WaiversAnswer,
 )
 from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.records import (
@@ -26,6 +27,7 @@ from enrollment_service.domain.records import (
     Enrollment,
     EnrollmentView,
     Student,
+    Waiver,
 )
 from enrollment_service.engine import replies
 
@@ -33,7 +35,7 @@ THEN = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 LATER = datetime(2026, 9, 1, 8, 0, 0, 123456, tzinfo=UTC)
 
 STUDENT = Student(7, "Ann Lee", "ann@example.org", "", THEN, LATER, 2)
-COURSE = Course(12, "ART-1", "Drawing", "For Ann", 30, 5, None, None, "", THEN, LATER, 2)
+COURSE = Course(12, "ART-1", "Drawing", "For Ann", 30, 5, None, None, "", True, THEN, LATER, 2)
 
 GOLDEN: list[tuple[Answer, str]] = [
     (
@@ -78,6 +80,15 @@ GOLDEN: list[tuple[Answer, str]] = [
     (
         ReconcileAnswer((1, 2), (3,), 4),
         '{"v":1,"reconcile":{"added":[1,2],"removed":[3],"unchanged_count":4}}',
+    ),
+    (
+        WaiversAnswer(
+            (Waiver(12, 7, (Reason.PERMIT_REQUIRED, Reason.ENROLLMENT_CLOSED), None, THEN, "registrar-7", 42),)
+        ),
+        (
+            '{"v":1,"waivers":[{"course_id":12,"student_id":7,"reasons":["PERMIT_REQUIRED","ENROLLMENT_CLOSED"],'
+            '"expire_time":null,"create_time":"2026-09-01T08:00:00+00:00","actor":"registrar-7","sequence":42}]}'
+        ),
     ),
     (StudentId(7), '{"v":1,"student":{"student_id":7}}'),
     (CourseId(12), '{"v":1,"course":{"course_id":12}}'),

@@ -219,6 +219,29 @@ CORRUPTIONS = {
         ),
         {"capacity"},
     ),
+    "a waiver is there, but not in the log": (
+        (
+            "INSERT INTO waivers (course_id, student_id, reason, create_time, actor, sequence)"
+            " SELECT course_id, 1, reason, create_time, actor, sequence FROM waivers LIMIT 1"
+        ),
+        {"waivers are the log"},
+    ),
+    "a waiver is in the log, but not there": (
+        "DELETE FROM waivers WHERE student_id = 2",
+        {"waivers are the log"},
+    ),
+    "a waiver was revoked, and is there": (
+        (
+            "INSERT INTO waivers (course_id, student_id, reason, create_time, actor, sequence)"
+            " SELECT course_id, student_id, 'PERMIT_REQUIRED', event_time, actor, sequence"
+            " FROM enrollment_events WHERE waiver_revoked"
+        ),
+        {"waivers are the log"},
+    ),
+    "a waiver expires at another time": (
+        "UPDATE waivers SET expire_time = now() WHERE student_id = 2",
+        {"waivers are the log"},
+    ),
     "a request has no outcome": (
         "UPDATE requests SET outcome = NULL WHERE request_id = (SELECT request_id FROM requests LIMIT 1)",
         {"requests"},

@@ -22,17 +22,20 @@ from enrollment_service.domain.commands import (
     Done,
     Enroll,
     EnrollmentsAnswer,
+    GrantWaivers,
     Import,
     ImportAnswer,
     Reconcile,
     ReconcileAnswer,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
+    WaiversAnswer,
 )
 from enrollment_service.domain.errors import Refusal
-from enrollment_service.domain.records import CountedCourse, Student
+from enrollment_service.domain.records import WAIVABLE, CountedCourse, Student
 from tests.support.model import Model
 from tests.support.services import START
 
@@ -56,7 +59,7 @@ class Cast:
         for name in ("student_id", "course_id", "from_course_id", "to_course_id"):
             if hasattr(command, name):
                 changes[name] = (self.students if name == "student_id" else self.courses)[getattr(command, name)]
-        if isinstance(command, Import | Reconcile):
+        if isinstance(command, Import | Reconcile | GrantWaivers | RevokeWaivers):
             changes["student_ids"] = tuple(self.students[slot] for slot in command.student_ids)
         if isinstance(command, Enroll | Import):
             changes["course_ids"] = tuple(self.courses[slot] for slot in command.course_ids)
@@ -129,7 +132,12 @@ def course_rules(draw: st.DrawFn) -> dict[str, Any]:
     """What a new course allows; mostly no window, so that something happens in it."""
     always: dict[str, datetime | None] = {"enroll_open_time": None, "enroll_close_time": None}
     window = draw(windows()) if draw(_seldom) else always
-    return {"capacity": draw(_capacities), "waitlist_capacity": draw(_waitlists), **window}
+    return {
+        "capacity": draw(_capacities),
+        "waitlist_capacity": draw(_waitlists),
+        **window,
+        "permit_required": draw(_seldom),
+    }
 
 
 @st.composite
@@ -138,6 +146,7 @@ def _course_changes(draw: st.DrawFn) -> dict[str, Any]:
         st.fixed_dictionaries({"capacity": _capacities}),
         st.fixed_dictionaries({"waitlist_capacity": _waitlists}),
         st.fixed_dictionaries({"title": st.sampled_from(["Drawing", "Painting"])}),
+        st.fixed_dictionaries({"permit_required": _flag}),
         st.fixed_dictionaries({"enroll_open_time": st.one_of(st.none(), _hours.map(hour))}),
         st.fixed_dictionaries({"enroll_close_time": st.one_of(st.none(), _hours.map(hour))}),
         windows(),
@@ -204,6 +213,27 @@ _reconciles = st.builds(
     max_removals=st.sampled_from([0, 1, 9, 9]),
     validate_only=_seldom,
 )
+_several_students = st.sampled_from(
+    [chosen for size in (1, 3, 2) for chosen in itertools.combinations(reversed(STUDENTS), size)] + [(1, 0)] * 3
+)
+_waivable = st.sampled_from([(one,) for one in WAIVABLE] + [WAIVABLE, WAIVABLE[:2], WAIVABLE[::2]])
+_grants = st.builds(
+    GrantWaivers,
+    course_id=_course,
+    student_ids=_several_students,
+    reasons=_waivable,
+    expire_time=st.one_of(st.none(), _hours.map(hour)),
+    validate_only=_seldom,
+    reason=_reasons,
+)
+_revocations = st.builds(
+    RevokeWaivers,
+    course_id=_course,
+    student_ids=_several_students,
+    reasons=st.one_of(st.just(()), _waivable),
+    validate_only=_seldom,
+    reason=_reasons,
+)
 _course_updates = st.builds(UpdateCourse, course_id=_course, changes=_course_changes(), etag=_etags, reason=_reasons)
 _course_deletes = st.builds(DeleteCourse, course_id=_course, etag=_etags, force=_flag, reason=_reasons)
 _student_updates = st.builds(
@@ -224,8 +254,8 @@ def _commands(*weighted: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrateg
 def commands() -> st.SearchStrategy[Command[Any]]:
     """Any command; the ones that fill and empty courses most often."""
     return _commands(
-        (8, _enrolls), (4, _plans()), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles),
-        (4, _course_updates), (1, _course_deletes), (1, _student_updates), (1, _student_deletes),
+        (8, _enrolls), (4, _plans()), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles), (3, _grants),
+        (1, _revocations), (4, _course_updates), (1, _course_deletes), (1, _student_updates), (1, _student_deletes),
     )  # fmt: skip
 
 
@@ -243,7 +273,8 @@ class Batch:
 
 def batches(most: int = 6) -> st.SearchStrategy[Batch]:
     """Some commands that arrive together."""
-    hours = st.sampled_from([0, 0, 0, 0, 1, 3])
+    # A clock may be set back.
+    hours = st.sampled_from([0, 0, 0, 0, 0, 1, 1, 3, 3, -2])
     return st.builds(Batch, st.lists(commands(), min_size=1, max_size=most), course_rules(), hours)
 
 
@@ -266,6 +297,11 @@ def plain(answer: Answer | Refusal) -> Any:
             return answer.enrolled, answer.waitlisted, answer.already_enrolled, rejected
         case ReconcileAnswer():
             return list(answer.added), list(answer.removed), answer.unchanged_count
+        case WaiversAnswer():
+            return [
+                (one.course_id, one.student_id, tuple(map(str, one.reasons)), one.expire_time, one.create_time)
+                for one in answer.waivers
+            ]
         case CountedCourse():
             return answer.course.version, (answer.enrolled_count, answer.waitlisted_count)
         case Student():

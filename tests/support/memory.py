@@ -17,7 +17,7 @@ from enrollment_service.domain.errors import Refusal
 from enrollment_service.domain.footprint import Footprint, rounds
 from enrollment_service.domain.records import WAITLISTED, Course, Enrollment, Event, NewCourse, Student
 from enrollment_service.domain.rules import decide
-from enrollment_service.domain.state import Pair, Seats, State
+from enrollment_service.domain.state import Pair, Seats, State, Waivers
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Memory:
     courses: dict[int, Course] = field(default_factory=dict)
     seats: dict[int, SeatRow] = field(default_factory=dict)
     enrollments: dict[Pair, Enrollment] = field(default_factory=dict)
+    waivers: dict[Pair, Waivers] = field(default_factory=dict)
     events: dict[tuple[int, int], Event] = field(default_factory=dict)
 
     def create_student(self, student_id: int, now: datetime) -> None:
@@ -75,6 +76,7 @@ class Memory:
         roster = [one for one in self.enrollments.values() if one.course_id in footprint.rosters]
         for known in (_only(self.enrollments, footprint.pairs).values(), held, roster):
             _know(state, known)
+        state.waivers = _only(self.waivers, footprint.waivers_needed(state.seats, now))
         self._load_queues(state, footprint)
         return state
 
@@ -87,6 +89,7 @@ class Memory:
             course.waitlist_capacity,
             course.enroll_open_time,
             course.enroll_close_time,
+            course.permit_required,
             row.enrolled_count,
             row.waitlisted_count,
             row.last_sequence,
@@ -94,7 +97,7 @@ class Memory:
         )
 
     def _load_queues(self, state: State, footprint: Footprint) -> None:
-        needed = footprint.waiters_needed(state.seats)
+        needed = footprint.waiters_needed(state.seats, state.now)
         for course_id, one in state.seats.items():
             most = one.waitlisted_count if course_id in footprint.rosters else needed.get(course_id, 0)
             queue = self.waiters(course_id)[:most]
@@ -127,11 +130,23 @@ class Memory:
                 seats.enrolled_count, seats.waitlisted_count, seats.last_sequence, seats.last_event_time
             )
         self.students.update(_only(state.students, state.changed_students))
+        self._write_waivers(state)
         for course_id in state.deleted_courses:
             del self.courses[course_id], self.seats[course_id]
         for student_id in state.deleted_students:
             del self.students[student_id]
         self._check_constraints()
+
+    def _write_waivers(self, state: State) -> None:
+        """Only what has changed; those of who is deleted go with them."""
+        for pair, reason in state.changed_waivers:
+            kept = {one: waiver for one, waiver in self.waivers.get(pair, {}).items() if one != reason}
+            if reason in state.waivers[pair]:
+                kept[reason] = state.waivers[pair][reason]
+            self.waivers[pair] = kept
+        for pair in list(self.waivers):
+            if not self.waivers[pair] or pair[0] in state.deleted_students or pair[1] in state.deleted_courses:
+                del self.waivers[pair]
 
     def _check_constraints(self) -> None:
         for student_id, course_id in self.enrollments:

@@ -7,6 +7,7 @@ plain tuples. `tests/test_rules.py` holds `decide` against it, `tests/test_seats
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from enrollment_service.domain.commands import (
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
@@ -29,10 +32,14 @@ NONE, ENROLLED, WAITLISTED, DROPPED = 0, 1, 2, 3
 # (student_id, course_id, state, waitlist_position, enroll_time, create_time, sequence)
 Row = tuple[int, int, int, int, datetime | None, datetime | None, int]
 # What an event tells of.
-OF_ENROLLMENT, CREATED, UPDATED, DELETED = 1, 2, 3, 4
+OF_ENROLLMENT, CREATED, UPDATED, DELETED, OF_WAIVER = 1, 2, 3, 4, 5
 WRITTEN_BY_CLIENTS = (
-    "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time"
+    "code", "title", "description", "capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time",
+    "permit_required",
 )  # fmt: skip
+WAIVABLE = ("PERMIT_REQUIRED", "ENROLLMENT_NOT_OPEN", "ENROLLMENT_CLOSED")
+# (course_id, student_id, reasons, expire_time, create_time)
+Waived = tuple[int, int, tuple[str, ...], datetime | None, datetime]
 
 
 class LogLine(NamedTuple):
@@ -51,6 +58,9 @@ class LogLine(NamedTuple):
     changed_fields: tuple[str, ...] | None
     event_time: datetime
     reason: str
+    waived_reasons: tuple[str, ...] | None = None
+    waiver_expire_time: datetime | None = None
+    waiver_revoked: bool = False
 
 
 # (reason, subject)
@@ -88,6 +98,8 @@ class ModelCourse:
     version: int = 1
     seated: list[Place] = field(default_factory=list)
     waiting: list[Place] = field(default_factory=list)
+    # By student and refusal: until when it is lifted, and the event that said so.
+    waivers: dict[tuple[int, str], tuple[datetime | None, LogLine]] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -122,6 +134,10 @@ class Model:
     def answer(self, command: Command[Any]) -> Any:
         """What the command is answered, as plain tuples; a refusal as the list of what is broken."""
         world = copy.deepcopy(self) if getattr(command, "validate_only", False) else self
+        for course_id in command.locks:
+            # A clock that was set back past a close time leaves free seats to waiters.
+            if course_id in world.courses:
+                world._promote(world.courses[course_id])
         try:
             return getattr(world, f"_{type(command).__name__.lower()}")(command)
         except Refused as refused:
@@ -140,6 +156,12 @@ class Model:
     def events(self) -> list[LogLine]:
         """The whole log, by course and sequence."""
         return [line for _, lines in sorted(self.log.items()) for line in lines]
+
+    def waivers(self, course_id: int) -> list[Waived]:
+        """All waivers in a course, by student and by when they were granted."""
+        course = self.courses[course_id]
+        students = sorted({student_id for student_id, _ in course.waivers})
+        return [one for student_id in students for one in self._waivers_of(course, student_id, WAIVABLE)]
 
     def student_etag(self, student_id: int) -> str:
         student = self.students.get(student_id)
@@ -163,7 +185,9 @@ class Model:
         self._refuse(broken + self._no_courses(*command.course_ids))
         courses = [self.courses[course_id] for course_id in command.course_ids]
         self._refuse([line for course in courses for line in self._already_in(command.student_id, course)])
-        self._refuse([line for course in courses for line in self._no_entry(course, command.waitlist)])
+        self._refuse(
+            [line for course in courses for line in self._no_entry(command.student_id, course, command.waitlist)]
+        )
         left = [self.courses[course_id] for course_id in command.drop_course_ids]
         for course in left:
             self._leave(command.student_id, course, command.reason)
@@ -193,7 +217,7 @@ class Model:
         source = self.courses[command.from_course_id]
         target = self.courses[command.to_course_id]
         self._refuse(self._already_in(command.student_id, target))
-        self._refuse(self._no_entry(target, waitlist=False))
+        self._refuse(self._no_entry(command.student_id, target, waitlist=False))
         left = self._leave(command.student_id, source, command.reason or "swap")
         self._promote(source)
         entered = self._enter(command.student_id, target, command.reason or "swap")
@@ -207,7 +231,7 @@ class Model:
             if not broken and self.courses[course_id].place(student_id):
                 already += 1
                 continue
-            broken = broken or self._no_entry(self.courses[course_id], command.waitlist)
+            broken = broken or self._no_entry(student_id, self.courses[course_id], command.waitlist)
             if broken:
                 rejected.append((index, broken[0][0]))
             elif self._enter(student_id, self.courses[course_id], command.reason or "import")[2] == ENROLLED:
@@ -224,7 +248,7 @@ class Model:
         staying = [one.student_id for one in course.seated if one.student_id in wanted]
         waiters = sorted(one.student_id for one in course.waiting if one.student_id not in wanted)
         sitters = sorted(one.student_id for one in course.seated if one.student_id not in wanted)
-        self._refuse(self._roster_broken(course, command, len(staying), len(waiters) + len(sitters)))
+        self._refuse(self._roster_broken(course, command, len(waiters) + len(sitters)))
         reason = command.reason or "reconcile"
         for student_id in waiters:
             self._leave(student_id, course, reason)
@@ -237,15 +261,69 @@ class Model:
         added = [student_id for student_id in wanted if student_id not in staying]
         return added, sorted(waiters + sitters), len(staying)
 
-    def _roster_broken(self, course: ModelCourse, command: Reconcile, staying: int, removals: int) -> list[Broken]:
+    def _roster_broken(self, course: ModelCourse, command: Reconcile, removals: int) -> list[Broken]:
         subject = f"courses/{course.course_id}"
         broken = [("TOO_MANY_REMOVALS", subject)] if removals > command.max_removals else []
-        if len(command.student_ids) > staying:
-            broken += self._window_broken(course)
+        new = [one for one in sorted(command.student_ids) if one not in [place.student_id for place in course.seated]]
+        for reason in WAIVABLE:
+            for student_id in new:
+                gate = self._gate_broken(student_id, course)
+                if course.place(student_id):  # the rest was met when they queued
+                    gate = [line for line in self._window_broken(course) if line[0] == "ENROLLMENT_CLOSED"]
+                if (reason, subject) in gate:
+                    if reason != "PERMIT_REQUIRED":
+                        broken.append((reason, subject))
+                        break
+                    broken.append((reason, f"students/{student_id}/{subject}"))
         capacity = course.rules["capacity"]
         if capacity is not None and len(command.student_ids) > capacity:
             broken.append(("COURSE_FULL", subject))
         return broken
+
+    # --- waivers ------------------------------------------------------------------------------------------------
+
+    def _grantwaivers(self, command: GrantWaivers) -> Any:
+        missing = [line for student_id in command.student_ids for line in self._no_student(student_id)]
+        self._refuse(missing + self._no_courses(command.course_id))
+        course, answer = self.courses[command.course_id], []
+        for student_id in command.student_ids:
+            new = [
+                reason
+                for reason in command.reasons
+                if course.waivers.get((student_id, reason), ("none",))[0] != command.expire_time
+            ]
+            if new:
+                line = self._write_waiver(course, student_id, new, command.expire_time, False, command.reason)
+                for reason in new:
+                    course.waivers[student_id, reason] = (command.expire_time, line)
+            answer += self._waivers_of(course, student_id, command.reasons)
+        return answer
+
+    def _revokewaivers(self, command: RevokeWaivers) -> Any:
+        missing = [line for student_id in command.student_ids for line in self._no_student(student_id)]
+        self._refuse(missing + self._no_courses(command.course_id))
+        course, answer = self.courses[command.course_id], []
+        for student_id in command.student_ids:
+            answer += self._waivers_of(course, student_id, command.reasons or WAIVABLE)
+            gone = [one for one in command.reasons or WAIVABLE if (student_id, one) in course.waivers]
+            if gone:
+                self._write_waiver(course, student_id, gone, None, True, command.reason)
+            for reason in gone:
+                del course.waivers[student_id, reason]
+        return answer
+
+    def _waivers_of(self, course: ModelCourse, student_id: int, reasons: Sequence[str]) -> list[Waived]:
+        """Those that were granted together are one."""
+        have = [
+            (reason, course.waivers[student_id, reason]) for reason in reasons if (student_id, reason) in course.waivers
+        ]
+        found = []
+        for number in sorted({line.sequence for _, (_, line) in have}):
+            together = [(str(reason), until, line) for reason, (until, line) in have if line.sequence == number]
+            _, until, line = together[0]
+            names = tuple(reason for reason, _, _ in together)
+            found.append((course.course_id, student_id, names, until, line.event_time))
+        return found
 
     # --- courses and students -----------------------------------------------------------------------------------
 
@@ -297,6 +375,8 @@ class Model:
             self._leave(command.student_id, course, command.reason or "student_deleted")
             self._promote(course)
         del self.students[command.student_id]
+        for course in courses:
+            course.waivers = {key: one for key, one in course.waivers.items() if key[0] != command.student_id}
         return ()
 
     def _course(self, course_id: int, etag: str) -> ModelCourse:
@@ -345,8 +425,17 @@ class Model:
             broken.append(("ENROLLMENT_CLOSED", subject))
         return broken
 
-    def _no_entry(self, course: ModelCourse, waitlist: bool) -> list[Broken]:
-        subject, broken = f"courses/{course.course_id}", self._window_broken(course)
+    def _gate_broken(self, student_id: int, course: ModelCourse) -> list[Broken]:
+        permit = [("PERMIT_REQUIRED", f"courses/{course.course_id}")] if course.rules["permit_required"] else []
+        broken = []
+        for line in permit + self._window_broken(course):
+            until = course.waivers.get((student_id, line[0]), (self.now, None))[0]
+            if until is not None and until <= self.now:
+                broken.append(line)
+        return broken
+
+    def _no_entry(self, student_id: int, course: ModelCourse, waitlist: bool) -> list[Broken]:
+        subject, broken = f"courses/{course.course_id}", self._gate_broken(student_id, course)
         if not course.has_seat or course.waiting:
             if not waitlist:
                 broken.append(("COURSE_FULL", subject))
@@ -395,6 +484,20 @@ class Model:
         self, course: ModelCourse, kind: int, changed_fields: tuple[str, ...] | None, reason: str
     ) -> None:
         self._append(course, kind, (None, NONE, NONE, 0), changed_fields, reason)
+
+    def _write_waiver(
+        self,
+        course: ModelCourse,
+        student_id: int,
+        reasons: Sequence[str],
+        until: datetime | None,
+        revoked: bool,
+        reason: str,
+    ) -> LogLine:
+        line = self._append(course, OF_WAIVER, (student_id, NONE, NONE, 0), None, reason)
+        told = line._replace(waived_reasons=tuple(map(str, reasons)), waiver_expire_time=until, waiver_revoked=revoked)
+        self.log[course.course_id][-1] = told
+        return told
 
     def _append(
         self,

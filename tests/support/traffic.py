@@ -22,7 +22,7 @@ async def traffic(client: Client) -> None:
 
     Afterwards Bo and Cy sit in Art, whose two seats are taken; Di, Em and Ann wait for it, in this order. Everybody
     but Fay sits in Biology, which has no limit. Chemistry has been deleted, and Fay with it. Dance is closed: Bo
-    waits for it beside its free seat.
+    waits for it beside its free seat. Bo and Di have a permit for Biology, Cy has one no more.
     """
     for number in (ANN, BO, CY, DI, EM, FAY):
         await client.create_student(NAME, f"{ADDRESS}{number}@example.org")
@@ -48,3 +48,6 @@ async def traffic(client: Client) -> None:
     closed.enroll_close_time.CopyFrom(Timestamp(seconds=int((datetime.now(UTC) - timedelta(days=1)).timestamp())))
     await client.call("UpdateCourse", course=closed, update_mask=FieldMask(paths=["enroll_close_time"]))
     await client.unenroll(ANN, DANCE)
+    permit = [pb.ERROR_REASON_PERMIT_REQUIRED]
+    await client.call("GrantWaivers", course_id=BIOLOGY, student_ids=[BO, CY, DI], reasons=permit)
+    await client.call("RevokeWaivers", course_id=BIOLOGY, student_ids=[CY])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,23 +11,27 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from enrollment_service.api.status import CODES
 from enrollment_service.domain.commands import (
     Command,
     DeleteCourse,
     DeleteStudent,
     Enroll,
+    GrantWaivers,
     Import,
     Reconcile,
+    RevokeWaivers,
     Swap,
     Unenroll,
     UpdateCourse,
     UpdateStudent,
 )
+from enrollment_service.domain.errors import Reason
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import PATIENCE, Client
 from tests.support.databases import Connection
 from tests.support.histories import COURSES, STUDENTS, Batch, Cast
-from tests.support.model import Broken, LogLine, Model, Row
+from tests.support.model import Broken, LogLine, Model, Row, Waived
 from tests.support.refusals import check_form, refusal_of
 from tests.support.services import START, Clock
 
@@ -64,6 +68,8 @@ class Play:
         for course_id in course_ids:
             answer = await self.client.call("ListCourseStudents", course_id=course_id)
             rows += [row_of(one) for one in answer.enrollments]
+            found = await self.client.call("ListWaivers", course_id=course_id, page_size=1000)
+            assert waivers_of(found.waivers) == self.model.waivers(course_id)
         assert sorted(rows) == self.model.rows()
         events = await connection.fetch(
             f"SELECT {', '.join(LogLine._fields)} FROM enrollment_events WHERE course_id = ANY($1) ORDER BY 1, 2",
@@ -112,6 +118,22 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
                 course_id=command.course_id, student_ids=command.student_ids, max_removals=command.max_removals,
                 validate_only=command.validate_only, request_id=_request_id(command),
             )  # fmt: skip
+        case GrantWaivers():
+            return "GrantWaivers", pb.GrantWaiversRequest(
+                course_id=command.course_id, student_ids=command.student_ids, reasons=_numbers(command.reasons),
+                expire_time=None if command.expire_time is None else stamp(command.expire_time),
+                validate_only=command.validate_only, **_common(command),
+            )  # fmt: skip
+        case RevokeWaivers():
+            return "RevokeWaivers", pb.RevokeWaiversRequest(
+                course_id=command.course_id, student_ids=command.student_ids, reasons=_numbers(command.reasons),
+                validate_only=command.validate_only, **_common(command),
+            )  # fmt: skip
+    return _request_about_a_row(command)
+
+
+def _request_about_a_row(command: Command[Any]) -> tuple[str, Message]:
+    match command:
         case UpdateCourse():
             course = pb.Course(course_id=command.course_id, etag=command.etag, **course_fields(dict(command.changes)))
             mask = FieldMask(paths=command.changes)
@@ -131,6 +153,24 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
                 student_id=command.student_id, etag=command.etag, force=command.force, request_id=_request_id(command)
             )
     raise AssertionError(command)
+
+
+def _numbers(reasons: Iterable[str]) -> list[pb.ErrorReason]:
+    return [getattr(pb, f"ERROR_REASON_{reason}") for reason in reasons]
+
+
+def waivers_of(waivers: Iterable[pb.Waiver]) -> list[Waived]:
+    """Waivers as the model writes them."""
+    return [
+        (
+            one.course_id,
+            one.student_id,
+            tuple(pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for reason in one.reasons),
+            one.expire_time.ToDatetime(UTC) if one.HasField("expire_time") else None,
+            one.create_time.ToDatetime(UTC),
+        )
+        for one in waivers
+    ]
 
 
 def _common(command: Command[Any]) -> dict[str, str]:
@@ -178,16 +218,14 @@ def as_seen(command: Command[Any], answer: Any) -> Any:
     """The model's answer without what a caller does not see."""
     if isinstance(command, Unenroll) and isinstance(answer, tuple):
         return answer[0], []
-    if isinstance(answer, list) and not _are_preconditions(answer):
+    if isinstance(answer, list) and answer and isinstance(answer[0][0], str) and not _are_preconditions(answer):
         return [answer[0], *(("", subject) for _, subject in answer[1:])]
     return answer
 
 
 def _are_preconditions(broken: Sequence[Broken]) -> bool:
     """Only these come with the reason of each violation."""
-    return pb.ErrorReason.Value(f"ERROR_REASON_{broken[0][0]}") in range(
-        pb.ERROR_REASON_COURSE_FULL, pb.ERROR_REASON_HAS_ENROLLMENTS + 1
-    )
+    return CODES[Reason(broken[0][0])] is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def row_of(enrollment: pb.Enrollment) -> Row:
@@ -222,6 +260,8 @@ def _answer(command: Command[Any], response: Any) -> Any:
             return _rows([response.dropped, response.enrolled])
         case Reconcile():
             return list(response.added), list(response.removed), response.unchanged_count
+        case GrantWaivers() | RevokeWaivers():
+            return waivers_of(response.waivers)
         case UpdateCourse():
             return int(response.course.etag), (response.course.enrolled_count, response.course.waitlisted_count)
         case UpdateStudent():
