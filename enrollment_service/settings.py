@@ -84,7 +84,10 @@ class Settings(BaseSettings):
         20_000, ge=1, description="Events that may wait for one watcher before it is ended as too slow."
     )
     request_retention_hours: int = Field(72, ge=1, le=100_000, description="How long answers are kept, in hours.")
-    purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
+    event_retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="How long events are kept, in days; unset: for ever."
+    )
+    purge_interval: float = Field(60.0, gt=0, description="How often what has expired is deleted.")
 
     @model_validator(mode="before")
     @classmethod
