@@ -211,6 +211,21 @@ async def test_enrollments_that_were_there_keep_their_place(populated: Migrated)
     assert events == [(*row[:5], 0, "migration") for row in rows]
 
 
+async def test_the_past_begins_where_the_log_knows_everything(populated: Migrated) -> None:
+    """Of what migrations have found, nobody knows who had left before."""
+    since = "SELECT since, clock_timestamp() FROM log_horizon"
+    before = await populated.connection.fetchval("SELECT clock_timestamp()")
+    populated.upgrade()
+    ((begun, now),) = await populated.rows(since)
+    assert before < begun < now
+    async with service_on(populated.url) as service:
+        created = await service.client.create_course("PAST-1")
+    populated.downgrade("0007")
+    populated.upgrade()
+    ((begun_again, _),) = await populated.rows(since)
+    assert begun_again == created.create_time.ToDatetime(UTC)
+
+
 async def test_the_service_goes_on_from_what_was_there(populated: Migrated) -> None:
     populated.upgrade()
     counts = dict(await populated.rows("SELECT course_id, enrolled_count FROM course_seats"))
