@@ -79,9 +79,11 @@ class App:
         self._health.set(["", SERVICE, READY])
         self._readiness.begin()
         self._sampling = asyncio.create_task(self._sampler.run())
+        days = self._settings.event_retention_days
         purging = purge_for_ever(
             self._database,
             retention=timedelta(hours=self._settings.request_retention_hours),
+            event_retention=None if days is None else timedelta(days=days),
             interval=self._settings.purge_interval,
         )
         settling = settle_for_ever(self._database, self._writer)

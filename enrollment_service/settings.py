@@ -78,13 +78,16 @@ class Settings(BaseSettings):
     lock_timeout_ms: int = Field(5_000, ge=1, description="How long a change waits for rows locked by others, in ms.")
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
-    pool_size: int = Field(16, ge=11, description="Database connections per process at the most.")
+    pool_size: int = Field(16, ge=12, description="Database connections per process at the most.")
     watch_heartbeat: float = Field(5.0, gt=0, description="How often a watcher hears of the feed if nothing happens.")
     max_watcher_events: int = Field(
         20_000, ge=1, description="Events that may wait for one watcher before it is ended as too slow."
     )
     request_retention_hours: int = Field(72, ge=1, le=100_000, description="How long answers are kept, in hours.")
-    purge_interval: float = Field(60.0, gt=0, description="How often expired request ids are deleted.")
+    event_retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="How long events are kept, in days; unset: for ever."
+    )
+    purge_interval: float = Field(60.0, gt=0, description="How often what has expired is deleted.")
 
     @model_validator(mode="before")
     @classmethod

@@ -148,10 +148,13 @@ class Feed:
             ShuttingDown: this process ends.
             DatabaseUnavailable: the database does not answer, or is a standby.
         """
-        place = await self._now()
+        place, _, forgotten = await self._look(events.read_present)
         seen = NOTHING
-        if mark is not None:
+        if mark is None:
+            _check_remembered(NOTHING, forgotten)
+        else:
             _check(mark, place)
+            _check_remembered(mark.place.snapshot if mark.after is None else mark.seen, forgotten)
             if mark.after is not None:
                 async for batch in self._read(scope, mark.seen, mark.place, mark.after):
                     yield batch
@@ -188,19 +191,16 @@ class Feed:
 
     # --- catching up ----------------------------------------------------------------------------------------------
 
-    async def _now(self) -> Place:
-        return (await self._look(events.read_place))[0]
-
     async def _now_in(self, before: Place) -> Place:
-        place = await self._now()
-        _check_history(before, place)
-        return place
+        present = await self._look(events.read_present)
+        _check_history(before, present.place)
+        return present.place
 
     async def _read(self, scope: Scope, seen: Snapshot, place: Place, after: Key = FIRST) -> AsyncIterator[Batch]:
         """What a place sees and a snapshot does not, from a key on; the last batch says so, and may have no events."""
         if scope == Scope() and seen != NOTHING:
             new = await self._piece(
-                place, lambda connection: events.read_new(connection, seen, place.snapshot, after, MAX_SORTED + 1)
+                seen, place, lambda connection: events.read_new(connection, seen, place.snapshot, after, MAX_SORTED + 1)
             )
             if len(new) <= MAX_SORTED:
                 yield Batch(new, seen, place, None)
@@ -209,6 +209,7 @@ class Feed:
         while reached is not None:
             begin = reached
             found, reached = await self._piece(
+                seen,
                 place,
                 lambda connection, begin=begin: events.read_piece(  # type: ignore[misc]
                     connection, scope, seen, place.snapshot, begin, PIECE
@@ -217,14 +218,17 @@ class Feed:
             if found or reached is None:
                 yield Batch(found, seen, place, reached)
 
-    async def _piece(self, place: Place, read: Callable[[DriverConnection], Awaitable[Result]]) -> Result:
-        """What is read where the history still is that of a place."""
+    async def _piece(
+        self, seen: Snapshot, place: Place, read: Callable[[DriverConnection], Awaitable[Result]]
+    ) -> Result:
+        """What is read where the history still is that of a place, and has all that a snapshot does not see."""
 
         async def work(connection: DriverConnection) -> Result:
             found = await read(connection)
-            # Afterwards: a connection leads to one server for as long as it lasts.
-            now, _ = await events.read_place(connection)
+            # Afterwards: a connection leads to one server for as long as it lasts, and what is forgotten is announced.
+            now, _, forgotten = await events.read_present(connection)
             _check_history(place, now)
+            _check_remembered(seen, forgotten)
             return found
 
         return await self._look(work)
@@ -321,7 +325,7 @@ class Feed:
                 watcher.joined.set_result(place)
 
     async def _look_for_new(self, connection: DriverConnection) -> tuple[Place, datetime, list[LoggedEvent]]:
-        place, now = await events.read_place(connection)
+        place, now, _ = await events.read_present(connection)
         new: list[LoggedEvent] = []
         if self._place is not None:
             _check_history(self._place, place)
@@ -362,6 +366,16 @@ def _check(mark: Mark, now: Place) -> None:
     _check_history(mark.place, now)
     if max(mark.place.snapshot.xmax, mark.seen.xmax) > now.snapshot.xmax:
         raise Refusal([resume_token_invalid()])
+
+
+def _check_remembered(seen: Snapshot, forgotten: int | None) -> None:
+    """Returns if nothing was forgotten that a snapshot does not see: all such transactions were over.
+
+    Raises:
+        ResumeTokenExpired: something may be missing. That is so, too, where nothing was seen yet.
+    """
+    if forgotten is not None and seen.xmin <= forgotten:
+        raise ResumeTokenExpired
 
 
 def _check_history(before: Place, now: Place) -> None:

@@ -1,5 +1,7 @@
 """Checks on a live database that every promise about enrollments holds; the command `verify` prints what they find.
 
+Of events that are so old that they may have been forgotten, only what must still be there is asked for.
+
 A table of named checks, each one set-based statement that returns the rows which break it, ids only. All see the same
 snapshot, lock nothing and write nothing. What may be done with what they find is left to people.
 """
@@ -69,6 +71,21 @@ _LEGAL = ", ".join(
     )
 )
 
+# From when on the log has everything. Where nothing was deleted yet that is always.
+_HORIZON = "(SELECT CASE WHEN purged_xid IS NULL THEN '-infinity' ELSE since END FROM log_horizon)"
+# Those events, and of each course the last one before them, which tells the counts to begin with.
+_COUNTED = f"""(
+    SELECT *,
+        CASE WHEN event_time < {_HORIZON} THEN enrolled_count
+            ELSE (state = {ENROLLED})::int - (previous_state = {ENROLLED})::int END AS enrolled_more,
+        CASE WHEN event_time < {_HORIZON} THEN waitlisted_count
+            ELSE (state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int END AS waitlisted_more
+    FROM (
+        SELECT *, lead(event_time) OVER (PARTITION BY course_id ORDER BY sequence) AS next_time FROM enrollment_events
+    ) v
+    WHERE event_time >= {_HORIZON} OR coalesce(next_time >= {_HORIZON}, true)
+) counted"""
+
 CHECKS = (
     Check(
         "seat rows",
@@ -115,7 +132,7 @@ CHECKS = (
         UNION
         SELECT course_id
         FROM enrollment_events v
-        WHERE enrolled_count > capacity AND NOT EXISTS (
+        WHERE enrolled_count > capacity AND event_time >= {_HORIZON} AND NOT EXISTS (
             SELECT FROM enrollment_events f
             WHERE (f.course_id, f.sequence, f.reason) = (v.course_id, 1, '{_MIGRATED}')
         )
@@ -166,14 +183,14 @@ CHECKS = (
     Check(
         "sequences",
         "The events of a course, of a deleted one too, are numbered 1, 2, 3, ... without holes.",
-        """
+        f"""
         SELECT course_id, sequence
         FROM (
-            SELECT course_id, sequence,
+            SELECT course_id, sequence, event_time,
                 lag(sequence, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY sequence) AS before
             FROM enrollment_events
         ) numbered
-        WHERE sequence <> before + 1
+        WHERE sequence <> before + 1 AND event_time >= {_HORIZON}
         """,
     ),
     Check(
@@ -196,10 +213,11 @@ CHECKS = (
         f"""
         SELECT course_id, sequence
         FROM (
-            SELECT course_id, sequence, kind, lag(kind) OVER life AS kind_before, lead(kind) OVER life AS kind_after
+            SELECT course_id, sequence, event_time, kind,
+                lag(kind) OVER life AS kind_before, lead(kind) OVER life AS kind_after
             FROM enrollment_events WINDOW life AS (PARTITION BY course_id ORDER BY sequence)
         ) lives
-        WHERE (kind = {COURSE_CREATED}) <> (kind_before IS NULL)
+        WHERE ((kind = {COURSE_CREATED}) <> (kind_before IS NULL) AND event_time >= {_HORIZON})
             OR (kind = {COURSE_DELETED} AND kind_after IS NOT NULL)
         UNION
         SELECT coalesce(c.id, last.course_id), last.sequence
@@ -217,9 +235,8 @@ CHECKS = (
         SELECT course_id, sequence
         FROM (
             SELECT course_id, sequence, enrolled_count, waitlisted_count,
-                sum((state = {ENROLLED})::int - (previous_state = {ENROLLED})::int) OVER so_far AS enrolled,
-                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER so_far AS waitlisted
-            FROM enrollment_events
+                sum(enrolled_more) OVER so_far AS enrolled, sum(waitlisted_more) OVER so_far AS waitlisted
+            FROM {_COUNTED}
             WINDOW so_far AS (PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING)
         ) folded
         WHERE (enrolled_count, waitlisted_count) <> (enrolled, waitlisted)
@@ -228,14 +245,14 @@ CHECKS = (
     Check(
         "event capacities",
         "The capacity in an event is that of the event before it, unless the event says that it was changed.",
-        """
+        f"""
         SELECT course_id, sequence
         FROM (
-            SELECT course_id, sequence, capacity, changed_fields, lag(kind) OVER life AS kind_before,
+            SELECT course_id, sequence, event_time, capacity, changed_fields, lag(kind) OVER life AS kind_before,
                 lag(capacity) OVER life AS before
             FROM enrollment_events WINDOW life AS (PARTITION BY course_id ORDER BY sequence)
         ) limited
-        WHERE kind_before IS NOT NULL
+        WHERE kind_before IS NOT NULL AND event_time >= {_HORIZON}
             AND (capacity IS DISTINCT FROM before) <> coalesce('capacity' = ANY (changed_fields), false)
         """,
     ),
@@ -258,12 +275,13 @@ CHECKS = (
         f"""
         SELECT course_id, student_id, sequence
         FROM (
-            SELECT course_id, student_id, sequence, previous_state, state,
+            SELECT course_id, student_id, sequence, previous_state, state, event_time,
                 lag(state, 1, {DROPPED}::smallint) OVER (PARTITION BY course_id, student_id ORDER BY sequence) AS before
             FROM enrollment_events WHERE kind = {OF_ENROLLMENT}
         ) chained
         WHERE (previous_state, state) NOT IN ({_LEGAL})
-            OR previous_state <> CASE before WHEN {DROPPED} THEN {NO_STATE} ELSE before END
+            OR (previous_state <> CASE before WHEN {DROPPED} THEN {NO_STATE} ELSE before END
+                AND event_time >= {_HORIZON})
         """,
     ),
     Check(
@@ -294,10 +312,10 @@ CHECKS = (
         SELECT course_id, student_id, sequence
         FROM (
             SELECT course_id, student_id, sequence, previous_state, state, reason,
-                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER (
+                sum(waitlisted_more) OVER (
                     PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING
                 ) AS waiting
-            FROM enrollment_events
+            FROM {_COUNTED}
         ) queued
         WHERE previous_state = {NO_STATE} AND state = {ENROLLED} AND waiting > 0 AND reason <> '{_MIGRATED}'
         """,
@@ -309,10 +327,10 @@ CHECKS = (
         SELECT course_id, student_id, sequence
         FROM (
             SELECT course_id, student_id, sequence, state, waitlist_position,
-                sum((state = {WAITLISTED})::int - (previous_state = {WAITLISTED})::int) OVER (
+                sum(waitlisted_more) OVER (
                     PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING
                 ) AS waiting
-            FROM enrollment_events
+            FROM {_COUNTED}
         ) queued
         WHERE waitlist_position <> CASE state WHEN {WAITLISTED} THEN waiting ELSE 0 END
         """,

@@ -32,8 +32,8 @@ Clock: TypeAlias = ColumnElement[datetime]
 SCHEMA_REVISION = "0010"
 
 # Connections that are held, at the most: by the reader, the probe and the feed one each, by the writer's lanes six, and
-# by the housekeeping one while it is at work.
-MAX_HELD = 10
+# by the housekeeping two while it is at work.
+MAX_HELD = 11
 
 # The batch statements are short and look rows up by key, whatever the parameters.
 PLANNER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "jit": "off", "random_page_cost": "1.1"}

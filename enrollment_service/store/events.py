@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ARRAY, Text, any_, bindparam, cast, func, literal_column, not_, select, tuple_, union_all
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import UserDefinedType
 
 from enrollment_service.domain.errors import DatabaseUnavailable
-from enrollment_service.domain.feed import LAST, Key, Place, Scope, Snapshot
+from enrollment_service.domain.feed import LAST, NOTHING, Key, Place, Scope, Snapshot
 from enrollment_service.domain.records import Event, LoggedEvent
 from enrollment_service.store.faults import MisconfiguredError
-from enrollment_service.store.models import EventRow, Xid8
+from enrollment_service.store.models import EventRow, LogHorizonRow, Xid8
 from enrollment_service.store.statements import Prepared, array, bigint, constant, integer, text
 from enrollment_service.store.transactions import DriverConnection
 
@@ -98,7 +98,8 @@ def _new() -> Prepared:
     )
 
 
-_place = Prepared(select(place_column, func.clock_timestamp()))
+_forgotten = select(cast(LogHorizonRow.purged_xid, Text)).scalar_subquery()
+_place = Prepared(select(place_column, func.clock_timestamp(), _forgotten))
 _end_of_log, _piece_of_log = _walk()
 _end_of_student, _piece_of_student = _walk(_of_student)
 _read_new = _new()
@@ -118,16 +119,30 @@ def place_of(shown: str | None) -> Place | None:
     return Place(Snapshot.of(snapshot).below(int(newest) + 1), epoch, int(timeline, 16), int(position))
 
 
-async def read_place(connection: DriverConnection) -> tuple[Place, datetime]:
+class Present(NamedTuple):
     """Where the log is now, and the time.
+
+    Attributes:
+        place: the snapshot, and the history.
+        now: the time.
+        forgotten: of events of transactions up to this one some may have been deleted; None if none was.
+    """
+
+    place: Place
+    now: datetime
+    forgotten: int | None
+
+
+async def read_present(connection: DriverConnection) -> Present:
+    """Where the log is now.
 
     Raises:
         DatabaseUnavailable: this is a standby.
     """
-    shown, now = await _place.fetch_one(connection)
+    shown, now, forgotten = await _place.fetch_one(connection)
     if (place := place_of(shown)) is None:
         raise DatabaseUnavailable
-    return place, now
+    return Present(place, now, None if forgotten is None else int(forgotten))
 
 
 async def check_log(connection: DriverConnection) -> None:
@@ -148,6 +163,10 @@ async def give_new_epoch(connection: DriverConnection) -> None:
     await connection.execute("LOCK TABLE enrollment_events IN EXCLUSIVE MODE")
     await connection.execute("UPDATE enrollment_events SET xid = pg_current_xact_id()")
     await connection.execute("UPDATE feed_epoch SET epoch = gen_random_uuid()")
+    # What was forgotten stays forgotten, but no token of this epoch is older.
+    await connection.execute(
+        f"UPDATE log_horizon SET purged_xid = '{NOTHING.xmin:d}' WHERE purged_xid IS NOT NULL"  # noqa: S608 - a number
+    )
 
 
 async def read_new(

@@ -299,12 +299,16 @@ class FeedEpochRow(Base):
 
 
 class LogHorizonRow(Base):
-    """From when on the log has everything. What was before it may have holes."""
+    """From when on the log has everything; of what was before, only what the state at that time rests on is sure to be.
+
+    `purged_xid` is at or above every transaction of which an event may have been deleted, and null if none was.
+    """
 
     __tablename__ = "log_horizon"
 
     singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     since: Mapped[datetime]
+    purged_xid: Mapped[int | None] = mapped_column(Xid8())
 
     __table_args__ = (CheckConstraint("singleton", name="only_one"),)
 

@@ -75,7 +75,7 @@ RIGHTS = (
     ),
     Rights(EnrollmentRow, insert=("student_id", "course_id", *_OF_ENROLLMENT), update=_OF_ENROLLMENT, delete=True),
     Rights(WaiverRow, insert=("course_id", "student_id", "reason", *_OF_WAIVER), update=_OF_WAIVER, delete=True),
-    # Append-only. Deleting what is old will be a function's work, which runs with the rights of the tables' owner.
+    # Append-only. Deleting what is old is the work of functions, which run with the rights of the tables' owner.
     Rights(EventRow, insert=_OF_EVENT),
     Rights(RequestRow, insert=("actor", "request_id", "fingerprint"), update=("outcome",), delete=True),
 )
@@ -85,6 +85,8 @@ KEY_TABLE = FingerprintKeyRow.__tablename__
 EPOCH_TABLE = FeedEpochRow.__tablename__
 # Nor may anybody else say from when on the log is complete.
 HORIZON_TABLE = LogHorizonRow.__tablename__
+# Run with the rights of the tables' owner: they delete old events, and no others.
+FUNCTIONS = ("advance_log_horizon(timestamptz)", "purge_log(timestamptz, bigint, bigint, integer)")
 TABLES = (*(rights.table for rights in RIGHTS), KEY_TABLE, EPOCH_TABLE, HORIZON_TABLE, VERSION_TABLE)
 # The ids of these are drawn from a sequence.
 _NUMBERED = (StudentRow, CourseRow)
@@ -180,8 +182,15 @@ def grant(connection: Connection, role: str) -> None:
                 f"REVOKE ALL ON SEQUENCE {sequence} FROM {grantee}",
                 f"GRANT USAGE ON SEQUENCE {sequence} TO {grantee}",
             ]
+    statements += [f"GRANT EXECUTE ON FUNCTION {function} TO {grantee}" for function in functions(connection)]
     for statement in statements:
         connection.exec_driver_sql(statement)
+
+
+def functions(connection: Connection) -> list[str]:
+    """Those of the functions that there are."""
+    there = text("SELECT to_regprocedure(:function) IS NOT NULL")
+    return [one for one in FUNCTIONS if connection.execute(there, {"function": one}).scalar_one()]
 
 
 def grant_no_more(connection: Connection, role: str) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy.pool import NullPool
 from enrollment_service.settings import Settings
 from enrollment_service.store.database import build_engine
 from enrollment_service.store.faults import MisconfiguredError
-from enrollment_service.store.rights import TABLES, quoted
+from enrollment_service.store.models import EventRow
+from enrollment_service.store.rights import TABLES, functions, quoted
 
 # PostgreSQL's own default.
 SCRAM_ITERATIONS = 4096
@@ -61,12 +62,20 @@ def _set_up(connection: Connection, migrator: Login, app: Login) -> None:
         f"GRANT CREATE, USAGE ON SCHEMA public TO {owner}",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
         *(f"ALTER TABLE IF EXISTS {table} OWNER TO {owner}" for table in TABLES),
+        *(f"ALTER FUNCTION {function} OWNER TO {owner}" for function in functions(connection)),
         f"ALTER DATABASE {database} OWNER TO {owner}",
+        *(f"ALTER PUBLICATION {quoted(name)} OWNER TO {owner}" for name in _publications(connection)),
         # What the owner had on it is now the new owner's, and the administrator may want to come again.
         f"GRANT CONNECT ON DATABASE {database} TO CURRENT_USER",
         *after,
     ):
         connection.exec_driver_sql(statement)
+
+
+def _publications(connection: Connection) -> list[str]:
+    """The publication of the log, if there is one."""
+    there = text("SELECT pubname FROM pg_publication WHERE pubname = :name")
+    return list(connection.execute(there, {"name": EventRow.__tablename__}).scalars())
 
 
 def _to_act_as(connection: Connection, role: str) -> tuple[list[str], list[str]]:

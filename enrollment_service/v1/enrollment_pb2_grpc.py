@@ -428,11 +428,12 @@ class EnrollmentServiceServicer:
     def WatchEnrollmentEvents(self, request, context):
         """Streams every committed change of enrollments and of courses, of all of them,
         of one course or of one student, in order per course, at least once. Without
-        a token it begins with the first event there is. A course or a student that
+        a token it begins with the first event there is, unless old events have been
+        forgotten: then a token is needed, which lists give. A course or a student that
         nothing is known of has no events, and that is no error.
 
         INVALID_ARGUMENT (RESUME_TOKEN_INVALID); OUT_OF_RANGE
-        (RESUME_TOKEN_EXPIRED): list again, then watch from the beginning;
+        (RESUME_TOKEN_EXPIRED): list again, then watch from the list's token;
         RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), UNAVAILABLE (SHUTTING_DOWN,
         DATABASE_UNAVAILABLE) or UNAUTHENTICATED, where the caller's credentials have
         expired, end a stream: go on from the last token.

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from dev.programs import Programs
 from tests.support.client import PATIENCE, Client
 from tests.support.databases import Connection, PostgresServer, connected
@@ -123,6 +125,11 @@ async def test_a_promoted_standby_takes_no_tokens_of_its_primary(
             assert (await service.client.call("ListCourseStudents", course_id=course)).resume_token == ""
             with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
                 await history(service.client)
+            # Nor does it know what is settled.
+            moment = Timestamp()
+            moment.GetCurrentTime()
+            with refused("UNAVAILABLE", "DATABASE_UNAVAILABLE"):
+                await service.client.call("ListCourseStudents", course_id=course, as_of=moment)
         await there.execute("ALTER SYSTEM SET primary_conninfo = ''")
         await there.execute("SELECT pg_reload_conf()")
         async with asyncio.timeout(PATIENCE):

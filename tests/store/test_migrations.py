@@ -128,7 +128,7 @@ async def test_ids_are_bigint_and_times_have_a_zone(empty: Migrated) -> None:
         name
         for name, text in columns.items()
         if name.endswith("id") and not name.endswith(not_ours) and "bigint" not in text
-    ] == ["enrollment_events.xid"]
+    ] == ["enrollment_events.xid", "log_horizon.purged_xid"]
     assert [name for name, text in columns.items() if name.endswith("_time") and "with time zone" not in text] == []
 
 
@@ -229,6 +229,21 @@ async def test_enrollments_that_were_there_keep_their_place(populated: Migrated)
         "FROM enrollment_events WHERE kind = 1 ORDER BY 1, 4"
     )
     assert events == [(*row[:5], 0, "migration") for row in rows]
+
+
+async def test_the_past_begins_where_the_log_knows_everything(populated: Migrated) -> None:
+    """Of what migrations have found, nobody knows who had left before."""
+    since = "SELECT since, clock_timestamp() FROM log_horizon"
+    before = await populated.connection.fetchval("SELECT clock_timestamp()")
+    populated.upgrade()
+    ((begun, now),) = await populated.rows(since)
+    assert before < begun < now
+    async with service_on(populated.url) as service:
+        created = await service.client.create_course("PAST-1")
+    populated.downgrade("0007")
+    populated.upgrade()
+    ((begun_again, _),) = await populated.rows(since)
+    assert begun_again == created.create_time.ToDatetime(UTC)
 
 
 async def test_the_service_goes_on_from_what_was_there(populated: Migrated) -> None:

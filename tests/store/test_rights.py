@@ -40,6 +40,8 @@ SELECT grantee::regrole::text, c.relname || coalesce('.' || a.attname, ''), priv
 FORBIDDEN = [
     "UPDATE enrollment_events SET actor = 'somebody else'",
     "DELETE FROM enrollment_events",
+    "UPDATE log_horizon SET since = now()",
+    "ALTER PUBLICATION enrollment_events SET TABLE students",
     "TRUNCATE enrollment_events",
     # Whoever could choose the xid could hide an event from whoever follows the log.
     "INSERT INTO enrollment_events (course_id, sequence, xid) VALUES (1, 99, '3')",
@@ -71,6 +73,13 @@ FORBIDDEN = [
     "SELECT pg_read_file('PG_VERSION')",
     "SET session_replication_role = replica",
     "SELECT rolpassword FROM pg_authid",
+]
+
+
+# As PostgreSQL writes them.
+FUNCTION_NAMES = [
+    "advance_log_horizon(timestamp with time zone)",
+    "purge_log(timestamp with time zone,bigint,bigint,integer)",
 ]
 
 
@@ -127,6 +136,19 @@ async def test_the_app_role_has_what_is_listed_and_nothing_else(
     postgres_server: PostgresServer, connection: Connection
 ) -> None:
     assert await granted(connection) == expected_rights(postgres_server.app_role)
+
+
+async def test_only_the_app_role_may_run_what_deletes_old_events(
+    postgres_server: PostgresServer, connection: Connection
+) -> None:
+    grantees = await connection.fetch(
+        "SELECT p.oid::regprocedure::text, given.grantee::regrole::text, p.prosecdef, p.proconfig "
+        "FROM pg_proc p, aclexplode(p.proacl) given "
+        "WHERE p.pronamespace = 'public'::regnamespace AND given.grantee <> p.proowner ORDER BY 1"
+    )
+    assert [tuple(row) for row in grantees] == [
+        (function, postgres_server.app_role, True, ["search_path=public, pg_temp"]) for function in FUNCTION_NAMES
+    ]
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
@@ -314,6 +336,11 @@ async def test_tables_of_an_administrator_are_handed_over(copy_url: str) -> None
             "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
         )
         assert [row[0] for row in owners] == [roles.migrator.role]
+        others = await connection.fetch(
+            "SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
+            "UNION SELECT pg_get_userbyid(pubowner) FROM pg_publication"
+        )
+        assert [row[0] for row in others] == [roles.migrator.role]
         app = roles.settings_of(roles.app)
         async with service_on(app.database_url, database_password=roles.app.password) as service:
             assert (await service.client.create_student()).student_id == 7
