@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import grpc
 import psutil
@@ -34,25 +35,39 @@ def read(bench: Bench, url: str) -> None:
         with bench.running(contestants.SERVICE, url) as server:
             read_all(server.address)
             with _peak(server) as growth:
-                events, seconds = read_all(server.address)
-        bench.note("history.service", events / seconds)
+                found = read_all(server.address)
+        bench.note("history.service", found.events / found.seconds)
         bench.note("history_growth_mb", growth[0])
-        bench.note("history.copy", _copied(bench, url, events))
+        bench.note("history.copy", _copied(bench, url, found.events))
 
 
-def read_all(address: str) -> tuple[int, float]:
-    """How many events there were, and how long it took. The messages are looked into afterwards, a few at a time."""
+class History(NamedTuple):
+    """How many events there were, how many seconds they took, and where they end."""
+
+    events: int
+    seconds: float
+    resume_token: str
+
+
+def read_all(address: str) -> History:
+    """Reads all events.
+
+    Raises:
+        ContestantError: that was not all.
+    """
     began = time.perf_counter()
     with grpc.insecure_channel(address) as channel:
         stub: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(_METHOD)
-        events, caught_up = 0, False
-        for data in stub(pb.WatchEnrollmentEventsRequest().SerializeToString(), timeout=_TIMEOUT):
-            message = pb.WatchEnrollmentEventsResponse.FromString(data)
-            events += len(message.events)
-            caught_up = message.caught_up
-    if not caught_up:
+        events, message = 0, pb.WatchEnrollmentEventsResponse()
+        try:
+            for data in stub(pb.WatchEnrollmentEventsRequest().SerializeToString(), timeout=_TIMEOUT):
+                message = pb.WatchEnrollmentEventsResponse.FromString(data)
+                events += len(message.events)
+        except grpc.RpcError as error:
+            raise ContestantError(f"WatchEnrollmentEvents: {error.code().name} {error.details()}") from error
+    if not message.caught_up:
         raise ContestantError(f"the history ended after {events} events and was not complete")
-    return events, time.perf_counter() - began
+    return History(events, time.perf_counter() - began, message.resume_token)
 
 
 @contextmanager

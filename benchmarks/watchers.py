@@ -1,4 +1,4 @@
-"""`python -m benchmarks.watchers ADDRESS STUDENTS COURSES`: a crowd that watches the feed and takes orders by the line.
+"""`python -m benchmarks.watchers ADDRESS STUDENTS COURSES TOKEN`: a crowd that watches the feed and takes orders.
 
 A process of its own, and a cheap one: while it records, it keeps what arrives and when, and looks into it afterwards.
 """
@@ -32,16 +32,13 @@ Arrived: TypeAlias = "list[tuple[float, bytes]]"
 class Watcher:
     """One stream, opened as often as it is asked to, each time from where it was."""
 
-    def __init__(self, channel: grpc.aio.Channel, arrived: Arrived, course_id: int = 0, student_id: int = 0) -> None:
+    def __init__(self, channel: grpc.aio.Channel, arrived: Arrived, scope: pb.WatchEnrollmentEventsRequest) -> None:
         self._stub: Any = channel.unary_stream(_METHOD)
         self._arrived = arrived
-        self._request = pb.WatchEnrollmentEventsRequest(follow=True, course_id=course_id, student_id=student_id)
+        self._request = scope
+        self._request.follow = True
         self._reading: asyncio.Task[None] | None = None
         self._last = b""
-
-    def begin_with(self, other: Watcher) -> None:
-        """Begins where another watcher of the same is, unless it has a place of its own."""
-        self._request.resume_token = self._request.resume_token or other.token
 
     @property
     def token(self) -> str:
@@ -79,26 +76,20 @@ class Watcher:
 class Crowd:
     """All of them, each with somebody else to watch."""
 
-    def __init__(self, channels: list[grpc.aio.Channel], students: int, courses: int) -> None:
+    def __init__(self, channels: list[grpc.aio.Channel], students: int, courses: int, token: str) -> None:
         chance = random.Random(11)
-        scopes: list[dict[str, int]] = [{} for _ in range(OF_ALL)]
-        scopes += [{"course_id": one} for one in chance.sample(range(1, courses + 1), OF_ONE_COURSE)]
-        scopes += [{"student_id": one} for one in chance.sample(range(1, students + 1), OF_ONE_STUDENT)]
+        scope = pb.WatchEnrollmentEventsRequest
+        scopes = [scope(resume_token=token) for _ in range(OF_ALL)]
+        scopes += [scope(course_id=one) for one in chance.sample(range(1, courses + 1), OF_ONE_COURSE)]
+        scopes += [scope(student_id=one) for one in chance.sample(range(1, students + 1), OF_ONE_STUDENT)]
         self._arrived: Arrived = []
-        self._watchers = [
-            Watcher(channels[n % len(channels)], self._arrived, **scope) for n, scope in enumerate(scopes)
-        ]
+        self._watchers = [Watcher(channels[n % len(channels)], self._arrived, scope) for n, scope in enumerate(scopes)]
 
     async def open(self) -> Report:
         """Everybody begins to watch, and has caught up."""
         began = time.perf_counter()
-        first, *others = self._watchers
         async with asyncio.timeout(_PATIENCE):
-            # One reads the whole history, and that is enough.
-            await first.open()
-            for other in others[: OF_ALL - 1]:
-                other.begin_with(first)
-            await asyncio.gather(*(watcher.open() for watcher in others))
+            await asyncio.gather(*(watcher.open() for watcher in self._watchers))
         return {"seconds": time.perf_counter() - began}
 
     async def record(self) -> Report:
@@ -125,7 +116,7 @@ class Crowd:
         return {}
 
 
-async def main(address: str, students: int, courses: int) -> None:
+async def main(address: str, students: int, courses: int, token: str) -> None:
     """Does what it is told until there is nobody to tell."""
     async with AsyncExitStack() as stack:
         # Otherwise channels to one address share a connection.
@@ -133,7 +124,7 @@ async def main(address: str, students: int, courses: int) -> None:
         channels = [grpc.aio.insecure_channel(address, own) for _ in range(CONNECTIONS)]
         for channel in channels:
             await stack.enter_async_context(channel)
-        crowd = Crowd(channels, students, courses)
+        crowd = Crowd(channels, students, courses, token)
         orders: dict[str, Callable[[], Awaitable[Report]]] = {
             "open": crowd.open,
             "record": crowd.record,
@@ -145,4 +136,4 @@ async def main(address: str, students: int, courses: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], *map(int, sys.argv[2:])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

@@ -6,7 +6,6 @@ What each method promises stands in the proto; what happens around it (errors, d
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 
 from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
@@ -112,11 +111,9 @@ class Servicer(EnrollmentServiceServicer):
         answer = await self._writer.submit(requests.reconcile_roster(request, call.caller), call.deadline)
         return messages.reconcile_message(answer)
 
-    async def WatchEnrollmentEvents(
+    def WatchEnrollmentEvents(
         self, request: pb.WatchEnrollmentEventsRequest, call: Call
     ) -> AsyncGenerator[bytes, None]:
         scope, mark = requests.watch_enrollment_events(request, call.caller)
-        batches = self._feed.watch(scope, mark, follow=request.follow)
-        async with aclosing(watch_messages(batches, scope)) as answers:
-            async for answer in answers:
-                yield answer
+        # Handed on as it is: each generator more around it costs every watcher and every message.
+        return watch_messages(self._feed.watch(scope, mark, follow=request.follow), scope)

@@ -18,7 +18,7 @@ from tests.support.watching import events_of
 @contextmanager
 def everybody(address: str) -> Iterator[Crowd]:
     """A crowd that leaves out no course and no student of a small data set."""
-    with crowd(address, replace(QUICK, students=OF_ONE_STUDENT, courses=OF_ONE_COURSE)) as watching:
+    with crowd(address, replace(QUICK, students=OF_ONE_STUDENT, courses=OF_ONE_COURSE), token="") as watching:
         yield watching
 
 
@@ -52,6 +52,7 @@ async def test_a_history_is_counted_to_its_end(processes: Processes) -> None:
     courses, students = await client.courses(2), await client.students(5)
     for student in students:
         await client.enroll(student, *courses)
-    events, seconds = await asyncio.to_thread(history.read_all, server.address)
-    assert events == len(await events_of(client)) == 12
-    assert seconds > 0
+    found = await asyncio.to_thread(history.read_all, server.address)
+    assert found.events == len(await events_of(client)) == 12
+    assert found.seconds > 0
+    assert await events_of(client, resume_token=found.resume_token) == []
