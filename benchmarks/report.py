@@ -19,6 +19,7 @@ _CONTESTANTS = {
     "enroll": ("service", "echo", "fastapi", "asyncpg", "pgbench"),
     "hot": ("service", "service_2_workers", "pgbench"),
     "import": ("service", "copy"),
+    "history": ("service", "copy"),
 }
 
 
@@ -71,6 +72,11 @@ def figures(samples: Samples) -> Figures:
     within = [value for value in (middle("x3.list"), middle("x3.enroll")) if value is not None]
     result["overload"] = {"x3": min(within, default=None), "x3_edge": None, "x10_edge": None}
     result["hol"] = {"p99_ratio": middle("hol_p99"), "import_p99_ratio": middle("hol_import_p99")}
+    result["watch"] = {
+        "write_ratio": middle("watch_writes"),
+        "delivery_p99_ms": middle("watch_delivery_p99_ms"),
+        "bytes_per_watcher": middle("watch_bytes_per_watcher"),
+    }
     slower = [value for value in (middle("auth.list"), middle("auth.enroll")) if value is not None]
     result["auth"] = {"ratio": min(slower, default=None)}
     result["memory_mb"] = middle("memory_mb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import auth, contestants, dataset, pgbench, strain
+from benchmarks import auth, contestants, dataset, history, pgbench, strain, watch
 from benchmarks.bench import Bench
 from benchmarks.contestants import ContestantError
 from benchmarks.importing import import_rows
@@ -33,6 +33,7 @@ def run(bench: Bench, number: int) -> None:
     for load in loads:
         _on_a_copy(bench, load)
     _on_a_copy(bench, strain.isolation)
+    _on_a_copy(bench, history.read, watch.watched)
 
 
 def list_and_enroll(bench: Bench, address: str, name: str, prefix: str = "") -> None:

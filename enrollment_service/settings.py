@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     statement_timeout_ms: int = Field(20_000, ge=1, description="PostgreSQL statement_timeout, in ms.")
     connect_timeout: float = Field(5.0, gt=0, description="Time to wait for a database connection.")
     pool_size: int = Field(16, ge=12, description="Database connections per process at the most.")
-    watch_heartbeat: float = Field(5.0, gt=0, description="How often a watcher hears of the feed if nothing happens.")
+    watch_heartbeat: float = Field(15.0, gt=0, description="How often a watcher hears of the feed if nothing happens.")
     max_watcher_events: int = Field(
         20_000, ge=1, description="Events that may wait for one watcher before it is ended as too slow."
     )

@@ -6,7 +6,6 @@ What each method promises stands in the proto; what happens around it (errors, d
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 
 from enrollment_service.api import messages, requests, wire
 from enrollment_service.api.calls import Call
@@ -142,11 +141,9 @@ class Servicer(EnrollmentServiceServicer):
         query, page = requests.list_waivers(request, call.caller)
         return messages.waivers_page(page, await self._reader.waivers(query))
 
-    async def WatchEnrollmentEvents(
+    def WatchEnrollmentEvents(
         self, request: pb.WatchEnrollmentEventsRequest, call: Call
     ) -> AsyncGenerator[bytes, None]:
         scope, mark = requests.watch_enrollment_events(request, call.caller)
-        batches = self._feed.watch(scope, mark, follow=request.follow)
-        async with aclosing(watch_messages(batches, scope)) as answers:
-            async for answer in answers:
-                yield answer
+        # Handed on as it is: each generator more around it costs every watcher and every message.
+        return watch_messages(self._feed.watch(scope, mark, follow=request.follow), scope)

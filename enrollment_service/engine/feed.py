@@ -70,7 +70,8 @@ class _Watcher:
         self._max_waiting = max_waiting
         self._batches: deque[Batch] = deque()
         self._waiting = 0
-        self._news = asyncio.Event()
+        # What `next` waits for. No Event and no timeout(): a thousand watchers pay for what those bring along.
+        self._news: asyncio.Future[None] | None = None
         self._end: ServiceError | None = None
 
     def hand(self, batch: Batch) -> bool:
@@ -81,7 +82,7 @@ class _Watcher:
             return False
         self._batches.append(batch)
         self._waiting += len(batch.events)
-        self._news.set()
+        self._wake()
         return True
 
     def end(self, error: ServiceError, last: Batch | None = None) -> None:
@@ -89,7 +90,7 @@ class _Watcher:
         if last is not None and self._end is None:
             self._batches.append(last)
         self._end = self._end or error
-        self._news.set()
+        self._wake()
         if not self.joined.done():
             self.joined.set_exception(error)
             # Its caller may have gone.
@@ -102,10 +103,7 @@ class _Watcher:
             ServiceError: why there is no more.
         """
         if not self._batches and self._end is None:
-            self._news.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._news.wait()
+            await self._wait(patience)
         if self._batches:
             batch = self._batches.popleft()
             self._waiting -= len(batch.events)
@@ -113,6 +111,21 @@ class _Watcher:
         if self._end is not None:
             raise self._end
         return None
+
+    async def _wait(self, patience: float) -> None:
+        """Returns when there is something new, or after so many seconds."""
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        timer = loop.call_later(patience, self._wake)
+        try:
+            await self._news
+        finally:
+            timer.cancel()
+            self._news = None
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
 
 class Feed:
