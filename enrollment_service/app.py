@@ -54,7 +54,7 @@ class App:
         self._health = Health()
         self._readiness = Readiness(self._database, lambda ready: self._health.set([READY], serving=ready))
         self._drain = Drain()
-        self._authentication = authentication_of(settings)
+        self._authentication = authentication_of(settings, self._reader)
         servicer = Servicer(self._writer, self._reader, self._feed, settings.stream_idle_timeout)
         self._server = build_server(settings, servicer, self._authentication, self._health, self._drain)
         self._housekeeping: list[asyncio.Task[None]] = []

@@ -42,7 +42,10 @@ class Settings(BaseSettings):
     jwt_audience: str = Field("", description="What the `aud` of access tokens must contain.")
     jwt_jwks: str = Field("", description="Keys of the issuer: a JSON Web Key Set, as a path or an https URL.")
     jwt_roles_claim: str = Field("roles", min_length=1, description="Claim with the list of a caller's roles.")
-    jwt_student_claim: str = Field("student_id", min_length=1, description="Claim with the id of a student.")
+    jwt_student_claim: str = Field("student_id", min_length=1, description="Claim that says which student a caller is.")
+    jwt_student_key: Literal["student_id", "external_id", "email"] = Field(
+        "student_id", description="What of a student that claim holds: `student_id`, `external_id` or `email`."
+    )
     jwt_refresh_interval: float = Field(300.0, ge=1, description="How often the keys are read again.")
     jwt_refresh_cool_down: float = Field(10.0, ge=0.1, description="Least time from one reading to the next.")
     tls: Literal["", "proxy"] = Field("", description="`proxy`: a proxy in front of this server ends TLS.")

@@ -33,7 +33,7 @@ from enrollment_service.api.loggable import Ids, ids_reader
 from enrollment_service.api.shedding import Shedding
 from enrollment_service.api.status import CODES, metadata_of, status_of
 from enrollment_service.domain.access import may_ask, may_call
-from enrollment_service.domain.caller import Caller
+from enrollment_service.domain.caller import Caller, StudentKey
 from enrollment_service.domain.errors import (
     Overloaded,
     PermissionDenied,
@@ -51,6 +51,8 @@ Context: TypeAlias = ServicerContext[Any, Any]
 # Whoever calls, until it is known.
 NOBODY = Caller()
 _SERVICE = pb.DESCRIPTOR.services_by_name["EnrollmentService"].full_name
+# By one of which GetStudent finds a student.
+_STUDENT_KEYS = frozenset({"student_id", "external_id", "email"})
 # What is watched for: shown as 0 before the first.
 _EXPECTED = [
     (CODES[reason].name, reason) for reason in (Reason.INTERNAL, Reason.DATABASE_UNAVAILABLE, Reason.OVERLOADED)
@@ -119,6 +121,7 @@ class Stages:
         self._name = method.name
         self._rule = RULES[method.name]
         self._about_a_student = "student_id" in method.input_type.fields_by_name
+        self._by_several_keys = set(method.input_type.fields_by_name) >= _STUDENT_KEYS
         self._is_stream = method.server_streaming
         # For those answers that can tell how their stream ends.
         self._ends = method if FIELD in method.output_type.fields_by_name else None
@@ -164,8 +167,10 @@ class Stages:
         Raises:
             PermissionDenied: it may not.
         """
-        student_id: int = request.student_id if self._about_a_student else 0  # type: ignore[attr-defined]
-        if not may_ask(call.caller, self._rule, student_id):
+        student: int | StudentKey = request.student_id if self._about_a_student else 0  # type: ignore[attr-defined]
+        if self._by_several_keys:
+            student = _only_key(request)
+        if not may_ask(call.caller, self._rule, student):
             raise PermissionDenied
 
     async def admit_again(self, call: Call, context: Context) -> None:
@@ -243,6 +248,13 @@ class Stages:
         if call.trace.trace_id:
             fields["trace_id"] = call.trace.trace_id
         logs.call("error" if code == "INTERNAL" else "info", fields)
+
+
+def _only_key(request: Any) -> StudentKey:
+    """The key in a request for a student; of none, or of several, one that nobody has."""
+    given = [(name, getattr(request, name)) for name in _STUDENT_KEYS if getattr(request, name)]
+    (name, value), *others = given or [("", "")]
+    return StudentKey("", "") if others else StudentKey(name, str(value))
 
 
 def _unary_unary(stages: Stages, method: Callable[[Any, Call], Awaitable[Any]], deadlines: Deadlines) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
-from enrollment_service.domain.caller import Caller, Role
+from enrollment_service.domain.caller import Caller, Role, StudentKey
 
 
 class Reach(Enum):
@@ -31,18 +31,20 @@ def may_call(caller: Caller, rule: Rule) -> bool:
     return _may_call_with_any_ids(caller, rule) or (Role.STUDENT in caller.roles and rule.student is Reach.OWN)
 
 
-def may_ask(caller: Caller, rule: Rule, student_id: int) -> bool:
+def may_ask(caller: Caller, rule: Rule, student: int | StudentKey) -> bool:
     """Whether the caller may make this request.
 
     Args:
         caller: who asks.
         rule: that of the method.
-        student_id: whom the request is about, in a method whose rule is about its own student; otherwise 0.
+        student: whom the request is about, in a method whose rule is about its own student; otherwise 0. A key, where
+            the method takes several: then it must be the very one that the caller is known by.
     """
     if _may_call_with_any_ids(caller, rule):
         return True
     own = Role.STUDENT in caller.roles and rule.student is Reach.OWN
-    return own and caller.student_id is not None and student_id == caller.student_id
+    mine = caller.own_key if isinstance(student, StudentKey) else caller.student_id
+    return own and mine is not None and student == mine
 
 
 def _may_call_with_any_ids(caller: Caller, rule: Rule) -> bool:

@@ -57,7 +57,12 @@ def credentials_of(settings: Settings) -> Credentials:
     if "jwt" in settings.auth_kinds:
         keys = Keys(reader_of(settings.jwt_jwks), settings.jwt_refresh_interval, settings.jwt_refresh_cool_down)
         tokens = Tokens(
-            keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_roles_claim, settings.jwt_student_claim
+            keys,
+            settings.jwt_issuer,
+            settings.jwt_audience,
+            settings.jwt_roles_claim,
+            settings.jwt_student_claim,
+            settings.jwt_student_key,
         )
     if "mtls" in settings.auth_kinds:
         peers = Peers(settings.mtls_roles)

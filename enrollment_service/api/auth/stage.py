@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from grpc.aio import ServicerContext
 
 from enrollment_service.domain.caller import ANONYMOUS, Caller
+from enrollment_service.engine.reader import Reader
 from enrollment_service.settings import Settings
 from enrollment_service.telemetry.tracing import Metadata
 
@@ -42,8 +43,8 @@ class Anybody:
         """Nothing to do."""
 
 
-def authentication_of(settings: Settings) -> Authentication:
-    """What the settings ask for. What that takes is loaded only where somebody is asked.
+def authentication_of(settings: Settings, reader: Reader) -> Authentication:
+    """What the settings ask for; students are looked up by the reader. What that takes is loaded only where it is used.
 
     Raises:
         UnusableFileError: the file of roles is of no use.
@@ -52,4 +53,8 @@ def authentication_of(settings: Settings) -> Authentication:
         return Anybody()
     from enrollment_service.api.auth.credentials import credentials_of
 
-    return credentials_of(settings)
+    if settings.jwt_student_key == "student_id":
+        return credentials_of(settings)
+    from enrollment_service.api.auth.holders import Holders
+
+    return Holders(credentials_of(settings), reader)

@@ -12,7 +12,8 @@ from jwt.exceptions import PyJWTError
 
 from enrollment_service.api.auth.keys import ALGORITHMS, Keys
 from enrollment_service.api.auth.subjects import is_subject
-from enrollment_service.domain.caller import Caller, Role
+from enrollment_service.api.fields import is_external_id
+from enrollment_service.domain.caller import Caller, Role, StudentKey
 from enrollment_service.domain.errors import Unauthenticated
 
 MAX_TOKEN_BYTES = 8 * 1024
@@ -53,14 +54,18 @@ class Tokens:
         audience: for whom they must be.
         roles_claim: the claim that holds a list of roles.
         student_claim: the claim that says which student the bearer is.
+        student_key: by what: `student_id`, `external_id` or `email`.
     """
 
-    def __init__(self, keys: Keys, issuer: str, audience: str, roles_claim: str, student_claim: str) -> None:
+    def __init__(
+        self, keys: Keys, issuer: str, audience: str, roles_claim: str, student_claim: str, student_key: str
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._roles_claim = roles_claim
         self._student_claim = student_claim
+        self._student_key = student_key
         # By their digest, so that no token lies about in memory; the oldest first.
         self._remembered: dict[bytes, _Remembered] = {}
 
@@ -108,8 +113,10 @@ class Tokens:
         subject = claims["sub"]
         if not is_subject(subject):
             raise Unauthenticated("subject not usable")
-        roles, student_id = _roles_in(claims.get(self._roles_claim)), _student_id_in(claims.get(self._student_claim))
-        return Caller(subject, roles, student_id)
+        roles, claim = _roles_in(claims.get(self._roles_claim)), claims.get(self._student_claim)
+        if self._student_key == "student_id":
+            return Caller(subject, roles, _student_id_in(claim))
+        return Caller(subject, roles, student_key=_student_key_in(claim, self._student_key))
 
     def _remember(self, digest: bytes, verified: _Remembered) -> None:
         self._remembered.pop(digest, None)
@@ -122,6 +129,12 @@ def _roles_in(claim: object) -> frozenset[Role]:
     """Those in a list that we know; other services have roles of their own there."""
     listed = claim if isinstance(claim, list) else []
     return frozenset(_ROLES[role] for role in listed if isinstance(role, str) and role in _ROLES)
+
+
+def _student_key_in(claim: object, field: str) -> StudentKey | None:
+    """The text in a claim, which may be a number where the student system numbers students; nothing else names one."""
+    value = str(claim) if type(claim) is int else claim
+    return StudentKey(field, value) if isinstance(value, str) and is_external_id(value) else None
 
 
 def _student_id_in(claim: object) -> int | None:
