@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SBOM_TOOLS := $(VENV)/sbom
 EDGE := $(VENV)/edge-installed
+FUZZ_TOOLS := $(VENV)/fuzz
 PYTHONS := python3.13 python3.12 python3.11 python3
 PROTO := enrollment/v1/enrollment.proto
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1 -I $(VENV)/googleapis
@@ -109,6 +110,7 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 	$(COMPILE_BENCH) --output-file dev/requirements-sbom.lock dev/requirements-sbom.in
+	$(COMPILE_BENCH) --output-file dev/requirements-fuzz.lock dev/requirements-fuzz.in
 	$(COMPILE_BENCH) --no-deps --output-file dev/requirements-edge.lock dev/requirements-edge.in
 
 sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the service is made of, with hashes (CycloneDX)
@@ -122,6 +124,13 @@ $(SBOM_TOOLS)/installed: dev/requirements-sbom.lock | $(INSTALLED)
 	@rm -rf $(SBOM_TOOLS)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps --target $(SBOM_TOOLS) \
 	  -r dev/requirements-sbom.lock
+	@touch $@
+
+# In a folder of its own, too: what it needs is not what the other tests need. A test of `make test-long` asks for it.
+$(FUZZ_TOOLS)/installed: dev/requirements-fuzz.lock | $(INSTALLED)
+	@rm -rf $(FUZZ_TOOLS)
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps --target $(FUZZ_TOOLS) \
+	  -r dev/requirements-fuzz.lock
 	@touch $@
 
 bench: $(INSTALLED) ## Measure against echo and the peers, about twelve minutes (QUICK=1: four)

@@ -228,7 +228,7 @@ class Document:
                 "Server-sent events; the `data` of each is the JSON of one message. The last one has `end`; where none "
                 "has come, the stream was cut off."
             )
-            content = {"text/event-stream": {"schema": answer}}
+            content = {"text/event-stream": {"schema": _event(answer)}}
         elif binding.method.server_streaming:
             said = "One answer for each message, and a last one with `end`, which says how the stream ended."
             content = {"application/json": {"schema": {"type": "array", "items": answer}}}
@@ -348,6 +348,12 @@ def _field_at(message: Descriptor, path: str) -> FieldDescriptor:
             raise ValueError(f"{path} goes through a field that is no message")
         message = inner
     return message.fields_by_name[last]
+
+
+def _event(answer: Json) -> Json:
+    """The schema of a server-sent event whose data is an answer."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": answer}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _in_url(schema: Json) -> Json:
