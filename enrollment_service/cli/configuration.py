@@ -17,8 +17,8 @@ from enrollment_service.settings import PREFIX, SecretFileError, Settings
 UNFIT = 2
 
 
-# The folder of the embedded PostgreSQL, which `dev/` reads before it runs these commands.
-DEVELOPMENT = {"ENROLLMENT_DATA_DIR"}
+# The folder of the embedded PostgreSQL and the address for REST, which `dev/` reads before it runs these commands.
+DEVELOPMENT = {"ENROLLMENT_DATA_DIR", "ENROLLMENT_REST_LISTEN"}
 
 
 def read_settings(*, warn: bool = True, secrets: bool = False) -> Settings:

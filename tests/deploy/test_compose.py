@@ -24,6 +24,7 @@ def test_without_a_profile_there_is_the_service_alone() -> None:
     assert {name for name in PROFILED if SERVICES[name]["profiles"] == ["production"]} == {
         "credentials", "production", "portal", "catalog",
     }  # fmt: skip
+    assert {name for name in PROFILED if SERVICES[name]["profiles"] == ["edge"]} == {"edge"}
 
 
 def test_nothing_depends_on_what_a_profile_adds() -> None:
@@ -49,6 +50,9 @@ def test_only_this_machine_can_connect(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PROFILED))
 def test_images_are_ours_or_of_one_version(name: str) -> None:
+    if name == "edge":
+        assert SERVICES[name]["image"] == "enrollment-edge"
+        return
     if "build" in SERVICES[name]:
         assert SERVICES[name]["image"] == SERVICES["server"]["image"]
         return

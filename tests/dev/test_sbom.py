@@ -31,7 +31,7 @@ def test_every_locked_package_has_hashes(lock: Path) -> None:
 
 
 def test_every_installation_checks_the_hashes() -> None:
-    for name in ("Makefile", "Dockerfile"):
+    for name in ("Makefile", "Dockerfile", "deploy/edge/Dockerfile"):
         commands = re.findall(r"pip(?: [^\n]*?)? install (?:[^\n]*\\\n)*[^\n]*", (PROJECT / name).read_text())
         assert commands
         ours = [command for command in commands if "--editable ." in command]  # it brings no other package

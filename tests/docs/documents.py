@@ -90,8 +90,8 @@ def examples() -> list[Example]:
         for block in blocks("console", read(page)):
             command, _, shown = block.partition("\n")
             words = shlex.split(command.removeprefix("$ "))
-            if page == "docs/clients.md":
-                continue  # a story of its own, told in test_clients.py
+            if page == "docs/clients.md" or words[0] == "curl":
+                continue  # stories of their own, told in test_clients.py and test_rest.py
             assert words[0] == "grpcurl", f"{page} shows a console with {words[0]}, which no test runs"
             method = words[-1].removeprefix(f"{SERVICE.full_name}/")
             found.append(Example(page, method, words[words.index("-d") + 1], shown))

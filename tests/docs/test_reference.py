@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor
 
 from dev.first_calls import FIRST_CALLS
 from enrollment_service.api.status import CODES
+from enrollment_service.cli.configuration import DEVELOPMENT
 from enrollment_service.cli.endings import UNUSABLE
 from enrollment_service.cli.main import cli
 from enrollment_service.domain.errors import Reason
@@ -54,7 +55,7 @@ def test_the_metrics_table_is_that_of_the_code() -> None:
 
 
 def test_every_variable_named_anywhere_exists() -> None:
-    known = {f"ENROLLMENT_{name.upper()}" for name in Settings.model_fields} | {"ENROLLMENT_DATA_DIR"}
+    known = {f"ENROLLMENT_{name.upper()}" for name in Settings.model_fields} | DEVELOPMENT
     states = set(pb.EnrollmentState.keys())
     for name in EVERYWHERE:
         assert set(re.findall(r"\b(ENROLLMENT_[A-Z_]+)", read(name))) <= known | states | REASONS, name
