@@ -32,7 +32,7 @@ WIRE = {"grpc", "grpc_health", "grpc_reflection", "google", f"{PACKAGE}.{STUBS}"
 DATABASE = {"sqlalchemy", "asyncpg"}
 # The one command that runs migrations, and those that are clients of a running server.
 MIGRATES = {"cli.migrate"}
-CALLS = {"cli.json_call", "cli.health", "cli.upload", "cli.target"}
+CALLS = {"cli.json_call", "cli.health", "cli.upload", "cli.rows", "cli.roster", "cli.target"}
 
 
 @cache
