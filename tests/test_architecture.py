@@ -33,7 +33,7 @@ DATABASE = {"sqlalchemy", "asyncpg"}
 # The one command that runs migrations, the one that hands out the contract, and those that are clients of a server.
 MIGRATES = {"cli.migrate"}
 CONTRACT = {"cli.descriptors"}
-CALLS = {"cli.json_call", "cli.health", "cli.upload", "cli.target"}
+CALLS = {"cli.json_call", "cli.health", "cli.upload", "cli.rows", "cli.roster", "cli.target"}
 
 
 @cache

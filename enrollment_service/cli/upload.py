@@ -1,107 +1,138 @@
-"""Sends a CSV file of enrollments to a running server: what the command `import` does with its file.
+"""Sends the rows of a CSV file to a running server: what the command `import` does with its file.
 
-A client of ImportEnrollments like any other; it touches no database.
+A client of the import streams like any other; it touches no database. Which rows there are: rows.py.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from enrollment_service.cli.pace import Pace
+from enrollment_service.cli.rows import ENROLLMENTS, KINDS, InvalidRowError, Kind, Row
 from enrollment_service.cli.target import Target
+from enrollment_service.client import EnrollmentClient
 from enrollment_service.v1 import enrollment_pb2 as pb
 
-COLUMNS = ("student_id", "course_id")
-LARGEST_ID = 2**63 - 1
-MAX_DIGITS = len(str(LARGEST_ID))
+# Of what is sent in a chunk; servers take messages of 4 MB.
+MAX_CHUNK_BYTES = 1_000_000
 
 
 class UnreadableFileError(Exception):
-    """The file is not a CSV file with the columns `student_id` and `course_id`."""
+    """The file is not a CSV file with the columns of any kind of rows."""
 
 
 class Rejected(NamedTuple):
-    """A row that was not enrolled: its line in the file, what stood there, and why."""
+    """A row that did not come in: its line in the file, what stood there, and why."""
 
     line: int
-    student_id: str
-    course_id: str
+    shown: tuple[str, ...]
     reason: str
-
-
-class Row(NamedTuple):
-    """A row that can be sent."""
-
-    line: int
-    student_id: int
-    course_id: int
-
-
-@dataclass
-class Chunk:
-    """Rows that are sent together."""
-
-    chunk_id: int
-    rows: list[Row]
 
 
 @dataclass
 class Report:
     """What became of the rows of a file."""
 
+    kind: Kind = ENROLLMENTS
     counts: Counter[str] = field(default_factory=Counter)
     rejected: list[Rejected] = field(default_factory=list)
 
-    def add(self, chunk: Chunk, answer: pb.ImportEnrollmentsResponse) -> None:
+    def add(self, rows: list[Row], answer: Any) -> None:
         """Counts in the answer to a chunk."""
-        for name in ("enrolled", "waitlisted", "already_enrolled"):
+        for name in self.kind.counts:
             self.counts[name] += getattr(answer, name)
         for rejected in answer.rejected_rows:
-            row = chunk.rows[rejected.index]
+            row = rows[rejected.index]
             reason = pb.ErrorReason.Name(rejected.reason).removeprefix("ERROR_REASON_")
-            self.rejected.append(Rejected(row.line, str(row.student_id), str(row.course_id), reason))
+            self.rejected.append(Rejected(row.line, row.shown, reason))
 
 
-def rows_of(file: TextIO) -> csv.DictReader[str]:
-    """A reader of the file, past its header.
+def rows_of(file: TextIO) -> tuple[Kind, csv.DictReader[str]]:
+    """The kind of the rows of a file, and a reader of the file, past its header.
 
     Raises:
         UnreadableFileError: the header lacks a column.
     """
     reader = csv.DictReader(file)
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise UnreadableFileError(f"the first line must name the columns {' and '.join(COLUMNS)}")
-    return reader
+    reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+    for kind in KINDS:
+        if set(kind.columns) <= set(columns):
+            return kind, reader
+    known = ", or ".join(" and ".join(kind.columns) for kind in KINDS)
+    raise UnreadableFileError(f"the first line must name the columns {known}")
 
 
-def chunks_of(reader: csv.DictReader[str], pace: Pace, report: Report) -> Iterator[Chunk]:
-    """The rows of the file in chunks; rows that have no ids go straight to the report."""
-    chunk = Chunk(1, [])
-    for values in reader:
-        texts = [(values[name] or "").strip() for name in COLUMNS]
-        student_id, course_id = map(_id_in, texts)
-        if student_id is None or course_id is None:
-            report.rejected.append(Rejected(reader.line_num, texts[0], texts[1], "INVALID_FIELD"))
-            continue
-        chunk.rows.append(Row(reader.line_num, student_id, course_id))
-        if len(chunk.rows) >= pace.rows:
+def chunks_of(rows: Iterable[Row], most: Callable[[], int]) -> Iterator[list[Row]]:
+    """The rows in chunks, each of as many as there may be when it begins."""
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += row.sent.ByteSize() if hasattr(row.sent, "ByteSize") else 0
+        if len(chunk) >= most() or size >= MAX_CHUNK_BYTES:
             yield chunk
-            chunk = Chunk(chunk.chunk_id + 1, [])
-    if chunk.rows:
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
-def _id_in(text: str) -> int | None:
-    digits = text.lstrip("0")
-    # The length first: Python refuses to read a number of thousands of digits.
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and int(digits) <= LARGEST_ID):
-        return None
-    return int(digits)
+def valid_rows(kind: Kind, reader: csv.DictReader[str], report: Report) -> Iterator[Row]:
+    """The rows that can be sent; the others go straight to the report."""
+    seen: set[str] = set()
+    for values in reader:
+        texts = {name: (value or "").strip() for name, value in values.items() if isinstance(name, str)}
+        shown = tuple(texts[name] for name in kind.shown)
+        try:
+            row = Row(reader.line_num, shown, kind.read(texts))
+        except (InvalidRowError, ValueError):
+            report.rejected.append(Rejected(reader.line_num, shown, "INVALID_FIELD"))
+            continue
+        if "external_id" in kind.shown:
+            # The first row with an external id counts, in whichever chunk another comes.
+            if shown[0] in seen:
+                report.rejected.append(Rejected(reader.line_num, shown, "INVALID_FIELD"))
+                continue
+            seen.add(shown[0])
+        yield row
+
+
+async def send(
+    client: EnrollmentClient,
+    kind: Kind,
+    rows: Iterable[Row],
+    report: Report,
+    *,
+    columns: Iterable[str] = (),
+    waitlist: bool = False,
+    pace: Pace,
+    patience: float,
+    progress: Callable[[int], None],
+) -> None:
+    """Sends rows of a kind through the client, which sees to it that none is lost or counts twice.
+
+    The arguments are those of `import_file`.
+    """
+    sent: dict[int, list[Row]] = {}
+
+    def requests() -> Iterator[Any]:
+        for number, chunk in enumerate(chunks_of(rows, lambda: min(pace.rows, kind.most)), 1):
+            sent[number] = chunk
+            request = kind.request([row.sent for row in chunk], list(columns))
+            request.chunk_id = number
+            if waitlist:
+                request.on_full = pb.ON_FULL_WAITLIST
+            yield request
+
+    async for answer in getattr(client, kind.method)(requests(), answer_timeout=patience):
+        chunk = sent.pop(answer.chunk_id)
+        report.add(chunk, answer)
+        pace.answered(len(chunk))
+        progress(len(chunk))
 
 
 async def import_file(
@@ -114,13 +145,13 @@ async def import_file(
     patience: float,
     progress: Callable[[int], None],
 ) -> None:
-    """Sends the file through the client, which sees to it that no row is lost or counts twice.
+    """Sends a file.
 
     Args:
         path: the CSV file.
         target: where the server is, and with what to call it.
         report: is kept up to date on the way, so that it tells how far it got however this ends.
-        waitlist: whether rows that find a course full join its waitlist.
+        waitlist: whether enrollments that find a course full join its waitlist.
         chunk_size: rows per chunk, up to 10,000; by default what the server takes a tenth of a second for.
         patience: how long to wait for an answer, and then to go on trying, in seconds.
         progress: called with the number of rows of each chunk that was answered.
@@ -129,31 +160,20 @@ async def import_file(
         UnreadableFileError: the file has no such columns, or is no CSV file further on; rows before that are sent.
         ServiceError: the server refused a chunk, or could not be reached for too long.
     """
-    on_full = pb.ON_FULL_WAITLIST if waitlist else pb.ON_FULL_REJECT
-    pace = Pace(chunk_size)
-    sent: dict[int, Chunk] = {}
-
-    def requests() -> Iterator[pb.ImportEnrollmentsRequest]:
-        for chunk in chunks_of(rows_of(file), pace, report):
-            sent[chunk.chunk_id] = chunk
-            yield _request(chunk, on_full)
-
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
+            report.kind, reader = rows_of(file)
             async with target.client(budget=patience) as client:
-                async for answer in client.import_enrollments(requests(), answer_timeout=patience):
-                    chunk = sent.pop(answer.chunk_id)
-                    report.add(chunk, answer)
-                    pace.answered(len(chunk.rows))
-                    progress(len(chunk.rows))
+                await send(
+                    client,
+                    report.kind,
+                    valid_rows(report.kind, reader, report),
+                    report,
+                    columns=reader.fieldnames or (),
+                    waitlist=waitlist and report.kind.method == "import_enrollments",
+                    pace=Pace(chunk_size),
+                    patience=patience,
+                    progress=progress,
+                )
         except (UnicodeDecodeError, csv.Error) as error:
             raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(error).__name__})") from error
-
-
-def _request(chunk: Chunk, on_full: pb.OnFull) -> pb.ImportEnrollmentsRequest:
-    return pb.ImportEnrollmentsRequest(
-        chunk_id=chunk.chunk_id,
-        student_ids=[row.student_id for row in chunk.rows],
-        course_ids=[row.course_id for row in chunk.rows],
-        on_full=on_full,
-    )
