@@ -1,0 +1,1 @@
+"""The benchmark's own arithmetic: what a wrong figure would hide in."""
