@@ -17,7 +17,7 @@ from jwt.algorithms import ECAlgorithm
 
 from benchmarks import contestants
 from benchmarks.bench import Bench
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import Contestant, Running
 
 _SLICES = 6  # of each server and call, in a round
 _ISSUER, _AUDIENCE, _KEY_ID = "login.example.org", "enrollment", "bench"
@@ -31,13 +31,14 @@ def authenticated(bench: Bench, url: str) -> None:
         contestant, token = _guarded(bench.logs)
         with bench.running(contestants.SERVICE, url) as open_to_all, bench.running(contestant, url) as guarded:
             for call in ("list", "enroll"):
-                seconds = bench.scale.short_seconds
-                ratios = []
-                for _ in range(_SLICES):
-                    without = bench.generator.drive(open_to_all.address, call, bench.scale, seconds=seconds)
-                    with_token = bench.generator.drive(guarded.address, call, bench.scale, seconds=seconds, token=token)
-                    ratios.append(with_token.rate / without.rate)
+                with bench.phase("auth"):
+                    ratios = [_pair(bench, call, open_to_all, guarded, token) for _ in range(_SLICES)]
                 bench.note(f"auth.{call}", median(ratios))
+
+
+def _pair(bench: Bench, call: str, open_to_all: Running, guarded: Running, token: str) -> float:
+    without = bench.generator.slice(open_to_all.address, call, bench.scale)
+    return bench.generator.slice(guarded.address, call, bench.scale, token=token).rate / without.rate
 
 
 def _guarded(folder: Path) -> tuple[Contestant, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import asyncpg
 import psutil
@@ -17,9 +18,10 @@ from rich.markup import escape
 from benchmarks.contestants import Contestant, ContestantError, Running, running
 from benchmarks.database import Database
 from benchmarks.generator import Generator
+from benchmarks.machine import Meter
 from benchmarks.scale import Scale
 
-_FAILURES = (
+FAILURES = (
     ContestantError,
     OSError,
     subprocess.SubprocessError,
@@ -33,13 +35,15 @@ Samples = dict[str, list[float | None]]
 
 @dataclass
 class Bench:
-    """Shared by all measures. `samples` holds for each measure one value a round, None where it failed."""
+    """Shared by all measures. `samples` holds for each measure one value a round or a slice, None where it failed."""
 
     scale: Scale
     database: Database
     generator: Generator
     logs: Path
     console: Console
+    meter: Meter
+    go_program: Path | None = None  # None: it could not be built
     samples: Samples = field(default_factory=lambda: defaultdict(list))
     complaints: list[str] = field(default_factory=list)
 
@@ -53,6 +57,17 @@ class Bench:
         if value is not None:
             self.console.print(f"  {measure:28} {value:10,.2f}")
 
+    def keep(self, measure: str, value: float | None) -> None:
+        """Keep one value of many; see `show`."""
+        self.samples[measure].append(value)
+
+    def show(self, measures: Iterable[str], latest: int) -> None:
+        """Show the medians of the latest values of measures."""
+        for measure in measures:
+            known = [value for value in self.samples[measure][-latest:] if value is not None]
+            if known:
+                self.console.print(f"  {measure:28} {median(known):10,.2f}")
+
     def complain(self, text: str) -> None:
         """Say that something cannot be counted, now and once more at the end."""
         if text not in self.complaints:
@@ -63,13 +78,17 @@ class Bench:
         """Start a contestant for its turn."""
         return running(contestant, url, self.logs)
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Record the CPU that other processes take during a block."""
+        return self.meter.phase(name)
+
     @contextmanager
     def measuring(self, *measures: str) -> Iterator[None]:
         """Let a failure inside cost only those of the measures that are not noted yet: they get None."""
         before = {measure: len(self.samples[measure]) for measure in measures}
         try:
             yield
-        except _FAILURES as error:
+        except FAILURES as error:
             self.complain(f"{', '.join(m for m in measures if len(self.samples[m]) == before[m])}: {error}")
         for measure, count in before.items():
             if len(self.samples[measure]) == count:

@@ -16,6 +16,9 @@ _NAMES = {
     "service": "this service",
     "service_2_workers": "this service, 2 workers",
     "echo": "bare gRPC echo (the floor)",
+    "native": "this service, native transport",
+    "go": "Go, grpc-go + pgx",
+    "go_batching": "Go that batches",
     "asyncpg": "grpc.aio + asyncpg",
     "fastapi": "FastAPI + ORM",
     "pgbench": "pgbench, no gRPC",
@@ -34,29 +37,29 @@ _BAR, _STEP, _TITLE, _GAP = 16, 23, 24, 16
 
 
 def svg(figures: Figures) -> str:
-    """Draw each group of bars on a scale of its own; what was not measured is said, not drawn."""
+    """Draw each group of bars on a scale of its own; what was not measured is left out."""
     parts: list[str] = []
     top = 8
     for key, title in _GROUPS.items():
         group = figures.get(key)
         if isinstance(group, dict):
+            known = {name: value for name, value in group.items() if isinstance(value, float)}
             parts.append(f'<text class="title" x="8" y="{top + 14}">{escape(title)}</text>')
-            parts.extend(_bars(group, top + _TITLE))
-            top += _TITLE + _STEP * len(group) + _GAP
+            parts.extend(_bars(known, top + _TITLE))
+            top += _TITLE + _STEP * len(known) + _GAP
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" width="{_WIDTH}" height="{top}"'
     title = "<title>The benchmark: medians of all rounds</title>"
     return "\n".join([f'{head} role="img">', title, f"<style>{_STYLE}</style>", *parts, "</svg>", ""])
 
 
-def _bars(group: dict[str, float | None], top: int) -> list[str]:
-    longest = max((value for value in group.values() if value), default=1.0)
+def _bars(group: dict[str, float], top: int) -> list[str]:
+    longest = max(group.values(), default=1.0)
     lines = []
     for number, (name, value) in enumerate(group.items()):
         y = top + number * _STEP
-        width = round((_WIDTH - _LEFT - _RIGHT) * (value or 0) / longest, 1)
+        width = round((_WIDTH - _LEFT - _RIGHT) * value / longest, 1)
         kind = "ours" if name.startswith("service") else "peer"
         lines.append(f'<text x="{_LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(_NAMES[name])}</text>')
         lines.append(f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{width}" height="{_BAR}" rx="2"/>')
-        label = "not measured" if value is None else f"{value:,.0f}"
-        lines.append(f'<text x="{_LEFT + width + 6:g}" y="{y + 13}">{label}</text>')
+        lines.append(f'<text x="{_LEFT + width + 6:g}" y="{y + 13}">{value:,.0f}</text>')
     return lines

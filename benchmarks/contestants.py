@@ -29,12 +29,16 @@ class ContestantError(RuntimeError):
 
 @dataclass(frozen=True)
 class Contestant:
-    """How to start a server: a module's arguments, with {address} filled in, and its environment."""
+    """How to start a server: a Python module, or a program, with its arguments and its environment.
+
+    {address} is filled in.
+    """
 
     name: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     reports_health: bool = False
+    python: bool = True
 
 
 ECHO = Contestant("echo", ("benchmarks.peers.echo", "{address}"))
@@ -47,6 +51,15 @@ SERVICE = Contestant("service", _SERVE, {"ENROLLMENT_WORKERS": "1", **_METRICS},
 SERVICE_2_WORKERS = Contestant(
     "service_2_workers", _SERVE, {"ENROLLMENT_WORKERS": "2", **_METRICS}, reports_health=True
 )
+
+
+def go_peers(program: Path) -> tuple[Contestant, Contestant]:
+    """One transaction a call, and in batches."""
+    single = (str(program), "{address}")
+    return (
+        Contestant("go", single, python=False),
+        Contestant("go_batching", (*single, "--batching"), python=False),
+    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,8 @@ class Running:
 def running(contestant: Contestant, database_url: str, logs: Path) -> Iterator[Running]:
     """Start a contestant on a free loopback port, wait until it answers, and end it afterwards."""
     address = f"127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", *(argument.format(address=address) for argument in contestant.arguments)]
+    arguments = [argument.format(address=address) for argument in contestant.arguments]
+    command = [sys.executable, "-m", *arguments] if contestant.python else arguments
     environment = {
         **os.environ,
         "ENROLLMENT_PROFILE": "dev",

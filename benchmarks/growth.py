@@ -20,6 +20,7 @@ def run(bench: Bench) -> None:
             for size, name, scale in sizes if number % 2 == 0 else reversed(sizes):
                 with bench.running(contestants.SERVICE, bench.database.url(name)) as server:
                     for call in ("list", "enroll"):
-                        measured = bench.generator.drive(server.address, call, scale)
+                        with bench.phase("growth"):
+                            measured = bench.generator.drive(server.address, call, scale)
                         bench.note(f"grown_{call}.{size}", measured.rate)
         bench.check_books("large")

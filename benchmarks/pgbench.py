@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -12,63 +13,70 @@ from pathlib import Path
 from benchmarks.contestants import ContestantError
 from benchmarks.database import Database, libpq_environment
 from benchmarks.dataset import CAPACITY, SPREAD
+from benchmarks.generator import Generator
 from benchmarks.scale import Scale
 
 _SCRIPTS = Path(__file__).parent / "peers"
+_CLIENTS = 32
 _HOT_CLIENTS = (4, 8, 16, 32)
+_SECONDS = 1  # to connect, too; it knows no shorter run
 
 
-def random_courses(database: Database, url: str, scale: Scale) -> float:
-    """Enrollments a second on random courses, 32 clients."""
-    _pgbench(database, url, scale, "enroll.pgbench.sql", 32, scale.warmup)
-    return _pgbench(database, url, scale, "enroll.pgbench.sql", 32, scale.seconds, 1)
+class Pgbench:
+    """pgbench on one copy of the data. No run repeats a pair of an earlier one."""
 
+    def __init__(self, database: Database, url: str, scale: Scale, generator: Generator) -> None:
+        """generator: who knows which courses are still empty."""
+        self._database = database
+        self._url = url
+        self._scale = scale
+        self._generator = generator
+        self._walked = 0  # pairs of each client, of those that are kept for pgbench
+        self._best_clients = 0
 
-def hot_course(database: Database, url: str, scale: Scale, courses: list[int]) -> float:
-    """Enrollments a second in one course, at the number of clients that serves pgbench best."""
-    return max(
-        _pgbench(database, url, scale, "hot.pgbench.sql", clients, scale.short_seconds, course=course)
-        for clients, course in zip(_HOT_CLIENTS, courses, strict=True)
-    )
+    def random(self) -> float:
+        """Enrollments a second on random courses."""
+        rate = self._run("enroll.pgbench.sql", _CLIENTS, start=self._walked)
+        # Clients do not come equally far.
+        self._walked += math.ceil(rate / _CLIENTS * 3)
+        return rate
 
+    def hot(self) -> float:
+        """Enrollments a second in one course, with the number of clients that served pgbench best the first time."""
+        if self._best_clients:
+            return self._run_hot(self._best_clients)
+        rates = {clients: self._run_hot(clients) for clients in _HOT_CLIENTS}
+        best = self._best_clients = max(rates, key=rates.__getitem__)
+        return rates[best]
 
-HOT_TRIALS = len(_HOT_CLIENTS)
+    def _run_hot(self, clients: int) -> float:
+        return self._run("hot.pgbench.sql", clients, course=self._generator.next_hot_course(self._scale))
 
-
-def _pgbench(
-    database: Database,
-    url: str,
-    scale: Scale,
-    script: str,
-    clients: int,
-    seconds: float,
-    part: int = 0,
-    course: int = 0,
-) -> float:
-    program = database.program("pgbench")
-    if program is None:
-        raise ContestantError("pgbench is not installed (it comes with PostgreSQL, 14 or later)")
-    variables = {
-        "clients": clients,
-        "students": scale.students,
-        "courses": scale.courses,
-        "per_student": scale.per_student,
-        "stride": scale.stride,
-        "spread": SPREAD,
-        "course": course,
-        # Warm-up and measure take pairs of different parts, so that none repeats.
-        "i": part * scale.enrollments // 2 // clients,
-    }
-    command = [program, "--no-vacuum", "--protocol=prepared", "--jobs=1", f"--client={clients}"]
-    command += [f"--define={name}={value}" for name, value in variables.items()]
-    command += [f"--time={max(1, round(seconds))}", f"--file={_SCRIPTS / script}"]
-    finished = subprocess.run(
-        command, env=libpq_environment(url), capture_output=True, text=True, timeout=seconds + 60, check=False
-    )
-    rate = re.search(r"^tps = ([0-9.]+)", finished.stdout, re.MULTILINE)
-    if finished.returncode != 0 or rate is None:
-        raise ContestantError(f"pgbench: {finished.stderr.strip()[-300:]}")
-    return float(rate[1])
+    def _run(self, script: str, clients: int, *, start: int = 0, course: int = 0) -> float:
+        program = self._database.program("pgbench")
+        if program is None:
+            raise ContestantError("pgbench is not installed (it comes with PostgreSQL, 14 or later)")
+        variables = {
+            "clients": clients,
+            "students": self._scale.students,
+            "courses": self._scale.courses,
+            "per_student": self._scale.per_student,
+            "stride": self._scale.stride,
+            "spread": SPREAD,
+            "course": course,
+            "i": start,
+        }
+        command = [program, "--no-vacuum", "--protocol=prepared", "--jobs=1", f"--client={clients}"]
+        command += [f"--define={name}={value}" for name, value in variables.items()]
+        command += [f"--time={_SECONDS}", f"--file={_SCRIPTS / script}"]
+        finished = subprocess.run(
+            command, env=libpq_environment(self._url), capture_output=True, text=True, timeout=60, check=False
+        )
+        rate = re.search(r"^tps = ([0-9.]+)", finished.stdout, re.MULTILINE)
+        if finished.returncode != 0 or rate is None:
+            reason = finished.stderr.strip()[-300:] or f"connected, but did nothing within {_SECONDS} s"
+            raise ContestantError(f"pgbench: {reason}")
+        return float(rate[1])
 
 
 def copy_rows(database: Database, url: str, pairs: list[tuple[int, int]], last_sequence: dict[int, int]) -> float:

@@ -34,23 +34,26 @@ _PATIENCE = 30.0
 def overload(bench: Bench, url: str) -> None:
     """Three times as many calls as it can do: what is answered in time, and the speed right after it."""
     measures = [f"x3.{call}" for call in ("list", "enroll")] + [f"x3_after.{call}" for call in ("list", "enroll")]
-    with bench.measuring(*measures), bench.running(contestants.SERVICE, url) as server:
+    with bench.measuring(*measures), bench.running(contestants.SERVICE, url) as server, bench.phase("overload"):
         for call in ("list", "enroll"):
             best, within, after = [], [], []
             for _ in range(_SLICES):
-                best.append(bench.generator.drive(server.address, call, bench.scale).rate)
+                best.append(_rate(bench, server.address, call))
                 offered = _TIMES * best[-1]
                 within.append(bench.generator.overload(server.address, call, bench.scale, offered) / best[-1])
-                seconds = bench.scale.short_seconds
-                after.append(bench.generator.drive(server.address, call, bench.scale, seconds=seconds).rate / best[-1])
+                after.append(_rate(bench, server.address, call) / best[-1])
             bench.note(f"x3.{call}", median(within))
             bench.note(f"x3_after.{call}", median(after))
+
+
+def _rate(bench: Bench, address: str, call: str) -> float:
+    return bench.generator.drive(address, call, bench.scale, seconds=bench.scale.short_seconds).rate
 
 
 def isolation(bench: Bench, url: str) -> None:
     """Single calls in other courses, while one seat row is held and while a file is imported, over the usual."""
     measures = "hol_p99", "hol_import_p99", "hol_ms.usual", "hol_ms.held", "hol_ms.import"
-    with bench.measuring(*measures), bench.running(contestants.SERVICE, url) as server:
+    with bench.measuring(*measures), bench.running(contestants.SERVICE, url) as server, bench.phase("hol"):
         pairs = iter(dataset.import_pairs(bench.scale, each=5))
         usual, held, importing = [], [], []
         for _ in range(_SLICES):

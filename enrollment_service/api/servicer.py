@@ -74,9 +74,9 @@ class Servicer(EnrollmentServiceServicer):
 
     # --- enrollments --------------------------------------------------------------------------------------------
 
-    async def EnrollStudent(self, request: pb.EnrollStudentRequest, call: Call) -> pb.EnrollStudentResponse:
+    async def EnrollStudent(self, request: pb.EnrollStudentRequest, call: Call) -> bytes:
         answer = await self._writer.submit(requests.enroll_student(request, call.caller), call.deadline)
-        return pb.EnrollStudentResponse(enrollments=messages.enrollment_messages(answer))
+        return wire.enroll_student_answer(answer)
 
     async def UnenrollStudent(self, request: pb.UnenrollStudentRequest, call: Call) -> pb.UnenrollStudentResponse:
         answer = await self._writer.submit(requests.unenroll_student(request, call.caller), call.deadline)

@@ -1,7 +1,7 @@
-"""The answer of ListStudentCourses, encoded by hand: the one answer so large that building messages costs most of it.
+"""The answers of ListStudentCourses and EnrollStudent, encoded by hand: these two are asked for all the time.
 
-What never changes of a course is encoded once per version; a row then costs a few joins of bytes. A test holds the
-result equal to what the messages in `messages.py` encode to.
+What never changes of a course is encoded once per version; an enrollment then costs a few joins of bytes. A test holds
+the results equal to what the messages in `messages.py` encode to.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from enrollment_service.api import messages
 from enrollment_service.api.pages import Page
 from enrollment_service.api.resume import Given
 from enrollment_service.api.timestamps import EPOCH
+from enrollment_service.domain.commands import EnrollmentsAnswer
 from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.queries import HeldCourse, StudentCourses
-from enrollment_service.domain.records import Course
+from enrollment_service.domain.records import CountedCourse, Course, EnrollmentView
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 
@@ -38,7 +39,9 @@ def varint(value: int) -> bytes:
         return _LAST[value]
     if value < 1 << 28:
         return _MORE[value & 0x3FFF] + _LAST[value >> 14]
-    return _MORE[value & 0x3FFF] + varint(value >> 14)
+    if value < 1 << 42:
+        return _MORE[value & 0x3FFF] + _MORE[value >> 14 & 0x3FFF] + _LAST[value >> 28]
+    return _MORE[value & 0x3FFF] + _MORE[value >> 14 & 0x3FFF] + varint(value >> 28)
 
 
 def _tag(field: int, wire_type: int) -> bytes:
@@ -59,7 +62,6 @@ def field(message: type[object], name: str, value: bytes) -> bytes:
     return _tag(message.DESCRIPTOR.fields_by_name[name].number, 2) + varint(len(value)) + value  # type: ignore[attr-defined]
 
 
-_RESPONSE = _tags(pb.ListStudentCoursesResponse)
 _ENROLLMENT = _tags(pb.Enrollment)
 _COURSE = _tags(pb.Course)
 _SECONDS, _NANOS = _tag(1, 0), _tag(2, 0)  # google.protobuf.Timestamp
@@ -68,36 +70,62 @@ _STUDENT_ID, _COURSE_ID = _ENROLLMENT["student_id"], _ENROLLMENT["course_id"]
 _STATE, _POSITION = _ENROLLMENT["state"], _ENROLLMENT["waitlist_position"]
 _ENROLL_TIME, _CREATE_TIME = _ENROLLMENT["enroll_time"], _ENROLLMENT["create_time"]
 _ETAG, _COURSE_FIELD = _ENROLLMENT["etag"], _ENROLLMENT["course"]
-_ENROLLED, _WAITLISTED = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
-_ROWS = _RESPONSE["enrollments"]
+_COUNTED, _WAITING = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
+_LISTED = _tags(pb.ListStudentCoursesResponse)["enrollments"]
+_ENROLLED = _tags(pb.EnrollStudentResponse)["enrollments"]
 
 
 def student_courses_page(page: Page, found: StudentCourses) -> bytes:
-    """The whole answer: a student and a page of their courses."""
+    """The whole answer of ListStudentCourses: a student and a page of their courses."""
     student_id = found.student.student_id
-    student = _STUDENT_ID + varint(student_id)
+    holder = _STUDENT_ID + varint(student_id)
     given = Given.of(page.carried) if page.carried else Given.at(Scope(student_id=student_id), found.place)
-    rows, token = page.cut(
-        found.held, lambda held: _row(student, *held), len, lambda held: (held[0].course_id,), given.carried
-    )
+
+    def row(held: tuple[HeldCourse, Course]) -> bytes:
+        body = _enrollment(holder, *held)
+        return _LISTED + varint(len(body)) + body
+
+    rows, token = page.cut(found.held, row, len, _place_of, given.carried)
     head = pb.ListStudentCoursesResponse(
         student=messages.student_message(found.student), next_page_token=token, resume_token=given.token
     )
     return b"".join([head.SerializeToString(), *rows])
 
 
-def _row(student: bytes, held: HeldCourse, course: Course) -> bytes:
-    """An enrollment with its course, as a field of the answer."""
+def _place_of(held: tuple[HeldCourse, Course]) -> tuple[int]:
+    """Where in the list a row stands."""
+    return (held[0].course_id,)
+
+
+def enroll_student_answer(answer: EnrollmentsAnswer) -> bytes:
+    """The whole answer of EnrollStudent."""
+    bodies = map(_viewed, answer.enrollments)
+    return b"".join([_ENROLLED + varint(len(body)) + body for body in bodies])
+
+
+def _viewed(view: EnrollmentView) -> bytes:
+    """An enrollment as a command has left it. What is left out of some answers, as of retries, is rare."""
+    (student_id, course_id, state, position, entered, created, sequence), student, counted = view
+    if not (sequence and entered and created and isinstance(counted, CountedCourse)) or student is not None:
+        return messages.enrollment_message(view).SerializeToString()
+    course, enrolled, waitlisted = counted
+    since = None if created is entered else created
+    held = HeldCourse(course_id, state, sequence, entered, since, position, course.version, enrolled, waitlisted)
+    return _enrollment(_STUDENT_ID + varint(student_id), held, course)
+
+
+def _enrollment(holder: bytes, held: HeldCourse, course: Course) -> bytes:
+    """An enrollment with its course; who holds it is a field already."""
     course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
-    details = messages.encoded_details(course)
-    counts = _ENROLLED + varint(enrolled) if enrolled else b""
+    details = course.encoded or messages.encoded_details(course)
+    counts = _COUNTED + varint(enrolled) if enrolled else b""
     if waitlisted:
-        counts += _WAITLISTED + varint(waitlisted)
+        counts += _WAITING + varint(waitlisted)
     entered = _timestamp(enroll_time)
     etag = b"%d" % sequence
-    body = b"".join(
+    return b"".join(
         (
-            student,
+            holder,
             _COURSE_ID,
             varint(course_id),
             _STATE,
@@ -116,7 +144,6 @@ def _row(student: bytes, held: HeldCourse, course: Course) -> bytes:
             counts,
         )
     )
-    return _ROWS + varint(len(body)) + body
 
 
 def _timestamp(moment: datetime) -> bytes:

@@ -18,8 +18,9 @@ from grpc_health.v1 import health_pb2
 
 from benchmarks import dataset
 from benchmarks.contestants import ContestantError
-from benchmarks.generator import Generator, GeneratorError, build
+from benchmarks.generator import Generator
 from benchmarks.scale import Scale
+from benchmarks.toolchain import BuildError, build_generator
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
 from tests.support.client import SERVICE, Client, client_of
@@ -218,8 +219,8 @@ async def test_the_log_counts_refused_calls_instead_of_telling_each(
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
     """The benchmark's load generator: a client in Python cannot offer enough."""
     try:
-        return Generator(build(tmp_path_factory.mktemp("load") / "load"))
-    except GeneratorError as error:
+        return Generator(build_generator(tmp_path_factory.mktemp("load") / "load"))
+    except BuildError as error:
         pytest.skip(str(error))
 
 

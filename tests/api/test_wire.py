@@ -1,4 +1,4 @@
-"""The answer that is encoded by hand says exactly what the messages would."""
+"""The answers that are encoded by hand say exactly what the messages would."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from enrollment_service.api import messages, resume, wire
 from enrollment_service.api.pages import Page
+from enrollment_service.domain.commands import CourseId, EnrollmentsAnswer
 from enrollment_service.domain.feed import Mark, Place, Scope, Snapshot
 from enrollment_service.domain.queries import HeldCourse, StudentCourses
 from enrollment_service.domain.records import (
+    DROPPED,
     ENROLLED,
     WAITLISTED,
     CountedCourse,
@@ -22,6 +24,8 @@ from enrollment_service.domain.records import (
 )
 from enrollment_service.v1 import enrollment_pb2 as pb
 
+SEPTEMBER = datetime(2026, 9, 1, tzinfo=UTC)
+COURSE = Course(7, "C-7", "Title", "", 30, 0, None, None, "", False, SEPTEMBER, SEPTEMBER, 2)
 PLACE = Place(Snapshot(700, 712, (700, 705)), "0123456789abcdef", 1, 123_456)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,12 +37,22 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 students = st.builds(Student, ids, texts, texts, texts, moments, moments, st.integers(1, 9))
 courses = st.builds(
     Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments, texts,
-    moments, moments, ids,
+    st.booleans(), moments, moments, ids,
 )  # fmt: skip
 held_courses = st.builds(
     HeldCourse, ids, st.sampled_from([ENROLLED, WAITLISTED]), ids, moments, st.none() | moments, counts, ids, counts,
     counts,
 )  # fmt: skip
+
+
+enrollments = st.builds(
+    Enrollment, ids, ids, st.sampled_from([ENROLLED, WAITLISTED, DROPPED]), counts, st.none() | moments,
+    st.none() | moments, st.just(0) | ids,
+)  # fmt: skip
+counted_courses = st.builds(CountedCourse, courses, counts, counts)
+views = st.builds(
+    EnrollmentView, enrollments, st.none() | students, st.none() | counted_courses | st.builds(CourseId, ids)
+)
 
 
 def as_message(student: Student, held: list[HeldCourse], details: list[Course], token: str) -> bytes:
@@ -74,3 +88,33 @@ def test_hand_encoded_answer_equals_the_message(
     assert decoded.resume_token == resume.encode(Scope(student_id=student.student_id), Mark(PLACE))
     decoded.ClearField("resume_token")
     assert decoded.SerializeToString(deterministic=True) == expected
+
+
+@given(st.lists(views, max_size=3))
+def test_hand_encoded_enrollments_equal_the_messages(shown: list[EnrollmentView]) -> None:
+    answer = EnrollmentsAnswer(tuple(shown))
+
+    encoded = wire.enroll_student_answer(answer)
+
+    expected = pb.EnrollStudentResponse(enrollments=messages.enrollment_messages(answer))
+    decoded = pb.EnrollStudentResponse.FromString(encoded)
+    assert decoded.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+
+
+@given(enrollments, st.booleans())
+def test_one_moment_for_both_times(enrollment: Enrollment, has_course: bool) -> None:
+    """As every newcomer has them: the very same object."""
+    course = CountedCourse(COURSE, 3, 0) if has_course else None
+    answer = EnrollmentsAnswer((EnrollmentView(enrollment._replace(create_time=enrollment.enroll_time), None, course),))
+
+    encoded = wire.enroll_student_answer(answer)
+
+    expected = pb.EnrollStudentResponse(enrollments=messages.enrollment_messages(answer))
+    assert pb.EnrollStudentResponse.FromString(encoded) == expected
+
+
+def test_no_field_of_an_enrollment_is_forgotten() -> None:
+    """A field that is added to the proto must be written by hand too, or left out here on purpose."""
+    written = {"student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "course"}
+    assert {field.name for field in pb.Enrollment.DESCRIPTOR.fields} == written | {"student"}
+    assert {field.name for field in pb.EnrollStudentResponse.DESCRIPTOR.fields} == {"enrollments"}

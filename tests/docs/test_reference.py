@@ -7,6 +7,8 @@ import re
 
 from google.protobuf.descriptor import Descriptor
 
+from benchmarks import publish
+from benchmarks.scale import TARGETS
 from dev.first_calls import FIRST_CALLS
 from enrollment_service.api.status import CODES
 from enrollment_service.cli.configuration import DEVELOPMENT
@@ -205,13 +207,17 @@ def test_the_compose_file_has_no_password() -> None:
 
 
 def test_the_benchmark_is_the_published_one() -> None:
-    published = json.loads((PROJECT / "benchmarks" / "results" / "bench.json").read_text())
-    contestants = ("service", "echo", "asyncpg", "fastapi", "pgbench")
-    expected = [
-        [f"{round(published[figure][name]):,}" if name in published[figure] else "" for name in contestants]
-        for figure in ("list", "enroll", "hot")
-    ]
-    assert [row[1:] for row in rows(section("README.md", "How fast it is"))] == expected
+    rounds = json.loads((publish.RESULTS / publish.ROUNDS).read_text())
+    for document, tables in publish.rendered(rounds).items():
+        shown = {marker: publish.block(marker).findall(read(document)) for marker in tables}
+        assert {marker: [found[1] for found in parts] for marker, parts in shown.items()} == {
+            marker: [table] for marker, table in tables.items()
+        }
+
+
+def test_every_target_has_a_row() -> None:
+    shown = [row[0] for row in rows(section("docs/performance.md", "The targets"))]
+    assert shown == [target.label for target in TARGETS]
 
 
 def test_the_readme_stays_short() -> None:

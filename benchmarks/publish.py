@@ -1,0 +1,170 @@
+"""`python -m benchmarks.publish`: take the latest run into benchmarks/results/, and its tables into the documents.
+
+Every number that a document gives of a run comes from here, between a pair of comments. A test holds them equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.scale import FULL
+
+PROJECT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = "bench-rounds.json"
+_BUILD = Path("build")
+_FILES = ("bench.json", ROUNDS, "bench.svg")
+
+_CALLS = {
+    "list": "ListStudentCourses, 10 courses with details, calls/s",
+    "enroll": "EnrollStudent, random courses, seats/s",
+    "hot": "EnrollStudent, one popular course, seats/s",
+}
+_COMPARED = {
+    "service": "this service",
+    "echo": "bare gRPC echo",
+    "go": "Go, grpc-go + pgx",
+    "asyncpg": "grpc.aio + asyncpg",
+    "fastapi": "FastAPI + ORM",
+    "pgbench": "pgbench",
+}
+_COSTED = {"service": "this service", "go": "Go, a transaction a call", "asyncpg": "grpc.aio + asyncpg"}
+# What a morning is taken to be: each student looks at their list so often and enrolls in so many courses, and half of
+# all that happens within the first ten minutes. Cores are planned to be busy half of the time.
+LISTS, ENROLLMENTS, PEAK_SECONDS, PEAK_SHARE, BUSY = 4, 5, 600, 0.5, 0.5
+_MORNINGS = (10_000, 100_000, 1_000_000)
+
+Rounds = Mapping[str, Any]
+
+
+def main() -> int:
+    """Publish build/; 1 if there is nothing to publish."""
+    if missing := [name for name in _FILES if not (_BUILD / name).exists()]:
+        print(f"No {', '.join(missing)} in {_BUILD}: run `make bench` first.", file=sys.stderr)
+        return 1
+    for name in _FILES:
+        shutil.copyfile(_BUILD / name, RESULTS / name)
+    for document, tables in rendered(json.loads((RESULTS / ROUNDS).read_text())).items():
+        path = PROJECT / document
+        text = path.read_text(encoding="utf-8")
+        for marker, table in tables.items():
+            text = block(marker).sub(lambda found, table=table: f"{found[1]}\n{table}\n{found[3]}", text)  # type: ignore[misc]
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def block(marker: str) -> re.Pattern[str]:
+    """What stands between the comments of a table."""
+    return re.compile(rf"(<!-- {marker} -->)\n(.*?)\n(<!-- /{marker} -->)", re.DOTALL)
+
+
+def rendered(rounds: Rounds) -> dict[str, dict[str, str]]:
+    """The tables of a run, by document and marker."""
+    run = circumstances(rounds)
+    return {
+        "README.md": {"speed": f"{run}\n\n{_speed(rounds)}"},
+        "docs/performance.md": {
+            "run": run,
+            "targets": _targets(rounds),
+            "cores": _cores(rounds),
+            "morning": _morning(rounds),
+        },
+    }
+
+
+def circumstances(rounds: Rounds) -> str:
+    """What the run was made with, and whether it was left alone."""
+    made = "make bench" if rounds["scale"]["students"] == FULL.students else "make bench QUICK=1"
+    built = "optimized" if rounds["interpreter"]["optimized"] else "not optimized"
+    version = rounds["postgresql"].split(",")[0].removeprefix("server_version ")
+    text = f"`{made}` on {rounds['machine']}, {rounds['interpreter']['version']} ({built}), PostgreSQL {version}."
+    if taken := [rounds["others"][phase] for phase in rounds["disturbed"]]:
+        text += (
+            f" **This run was disturbed:** other processes took {min(taken):.1f} to {max(taken):.1f} cores in"
+            f" {len(taken)} of {len(rounds['others'])} phases. Ratios are wide, and times and rates say little."
+        )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|" for line in (head, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
+
+
+def _targets(rounds: Rounds) -> str:
+    bold = {"NOT MET": "**not met**"}
+    rows = [[*cells, bold.get(verdict, verdict)] for *cells, verdict in report.target_rows(rounds["samples"])]
+    return _table(["", "median", "least", "greatest", "gate", "aim", ""], rows)
+
+
+def _speed(rounds: Rounds) -> str:
+    found = report.figures(rounds["samples"])
+    rows = [[label, *(_whole(_of(found, call, name)) for name in _COMPARED)] for call, label in _CALLS.items()]
+    return _table(["", *_COMPARED.values()], rows)
+
+
+def _cores(rounds: Rounds) -> str:
+    found = report.figures(rounds["samples"])
+    rows = []
+    for call, label in _CALLS.items():
+        for name, title in _COSTED.items():
+            costs = [_cost(found, cost, call, name) for cost in ("cpu_us", "postgresql_us")]
+            if costs[0] is not None:
+                cells = [cell for cost in costs for cell in (_whole(cost), _whole(1e6 / cost if cost else None))]
+                rows.append([label.rpartition(",")[0], title, *cells])
+    return _table(["", "", "server, us a call", "calls/s a core", "PostgreSQL, us a call", "calls/s a core"], rows)
+
+
+def _morning(rounds: Rounds) -> str:
+    found = report.figures(rounds["samples"])
+    rows = []
+    for students in _MORNINGS:
+        rates = {
+            "list": students * LISTS * PEAK_SHARE / PEAK_SECONDS,
+            "enroll": students * ENROLLMENTS * PEAK_SHARE / PEAK_SECONDS,
+        }
+        cells = [f"{students:,}", _whole(rates["list"]), _whole(rates["enroll"])]
+        for cost in ("cpu_us", "postgresql_us"):
+            spent = [rate * (_cost(found, cost, call, "service") or math.nan) for call, rate in rates.items()]
+            busy = sum(spent) / 1e6
+            cells += [f"{busy:.2f}", _whole(math.ceil(busy / BUSY) if busy == busy else None)]
+        rows.append(cells)
+    head = [
+        "students",
+        "lists/s",
+        "enrollments/s",
+        "cores of the service, busy",
+        "to plan",
+        "of PostgreSQL, busy",
+        "to plan",
+    ]
+    return _table(head, rows)
+
+
+def _of(found: report.Figures, group: str, name: str) -> float | None:
+    """One figure; None where it is not measured, or not a figure of this contestant."""
+    values = found[group]
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, float) else None
+
+
+def _cost(found: report.Figures, cost: str, call: str, name: str) -> float | None:
+    calls = found[cost]
+    return _of(calls, call, name) if isinstance(calls, dict) else None
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{round(value):,}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
