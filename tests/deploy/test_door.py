@@ -106,7 +106,7 @@ async def example_of(binding: Binding, client: Client) -> tuple[str, Any]:
         "ImportEnrollments": [{"chunk_id": 1, "student_ids": [student], "course_ids": [other]}],
         "ReconcileRoster": {"student_ids": [student]},
     }
-    queries = {
+    queries = {  # of a method, or of one of its paths
         "UpdateStudent": "?update_mask=full_name",
         "UpdateCourse": "?update_mask=title",
         "DeleteStudent": "?force=true",
@@ -116,7 +116,7 @@ async def example_of(binding: Binding, client: Client) -> tuple[str, Any]:
     body = bodies[name] if binding.body else None
     if isinstance(body, dict) and binding.body == "*":
         body = {field: value for field, value in body.items() if field not in binding.path_fields}
-    return binding.shown_path.format(**ids) + queries.get(name, ""), body
+    return binding.shown_path.format(**ids) + queries.get(binding.path, queries.get(name, "")), body
 
 
 def status_in(answer: Answer, http: int, code: str) -> Any:

@@ -13,7 +13,7 @@ import yaml
 
 from dev.door import EDGE, FOLDER, configured, envoy_program, furnish
 from tests.support.door import require_envoy
-from tests.support.processes import PROJECT
+from tests.support.processes import PROJECT, run
 
 CONFIGURATION: dict[str, Any] = yaml.safe_load((EDGE / "envoy.yaml").read_text())
 
@@ -79,6 +79,17 @@ def test_the_image_is_made_of_what_is_here() -> None:
     for source in copied:
         assert (PROJECT / source).exists(), source
         assert any(f"!{part}" in allowed for part in (source, *map(str, Path(source).parents))), source
+
+
+def test_the_image_can_be_made_without_what_only_developers_have(tmp_path: Path) -> None:
+    require_envoy()
+    missing = "import sys, runpy; sys.modules |= dict.fromkeys(['yaml', 'pytest', 'grpc_tools'])"
+    made = run(
+        "-c", f"{missing}; sys.argv[1:] = [{f'{tmp_path}'!r}]; runpy.run_module('dev.door', run_name='__main__')"
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+    assert (tmp_path / "envoy.yaml").read_text() == (EDGE / "envoy.yaml").read_text()
+    assert (tmp_path / "strict.lua").read_text().startswith("local contract = ")
 
 
 def test_the_container_listens_where_compose_publishes_and_asks_where_the_server_is() -> None:
