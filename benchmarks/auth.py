@@ -19,7 +19,7 @@ from benchmarks import contestants
 from benchmarks.bench import Bench
 from benchmarks.contestants import Contestant, Running
 
-_SLICES = 6  # of each server and call, in a round
+_SLICES = 4  # of each server and call, in a round
 _ISSUER, _AUDIENCE, _KEY_ID = "login.example.org", "enrollment", "bench"
 _LIFETIME = 3600
 

@@ -1,6 +1,7 @@
 """`python -m benchmarks.publish`: take the latest run into benchmarks/results/, and its tables into the documents.
 
-Every number that a document gives of a run comes from here, between a pair of comments. A test holds them equal.
+Every number that a document gives of a run comes from here, between a pair of comments. A test holds them equal. The
+page on performance shows the latest run, whatever it was; README and chart only a full one that was not disturbed.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from benchmarks.scale import FULL
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = "bench-rounds.json"
+ROUNDS, MEDIANS, CHART = "bench-rounds.json", "bench.json", "bench.svg"
 _BUILD = Path("build")
-_FILES = ("bench.json", ROUNDS, "bench.svg")
 
 _CALLS = {
     "list": "ListStudentCourses, 10 courses with details, calls/s",
@@ -48,16 +48,20 @@ Rounds = Mapping[str, Any]
 
 def main() -> int:
     """Publish build/; 1 if there is nothing to publish."""
-    if missing := [name for name in _FILES if not (_BUILD / name).exists()]:
+    if missing := [name for name in (ROUNDS, MEDIANS, CHART) if not (_BUILD / name).exists()]:
         print(f"No {', '.join(missing)} in {_BUILD}: run `make bench` first.", file=sys.stderr)
         return 1
-    for name in _FILES:
+    rounds = json.loads((_BUILD / ROUNDS).read_text())
+    good = _is_full(rounds) and not rounds["disturbed"]
+    for name in (ROUNDS, MEDIANS, CHART) if good else (ROUNDS,):
         shutil.copyfile(_BUILD / name, RESULTS / name)
-    for document, tables in rendered(json.loads((RESULTS / ROUNDS).read_text())).items():
+    if not good:
+        print("The README and the chart stay: this was no full run, or it was disturbed.")
+    for document, tables in rendered().items():
         path = PROJECT / document
         text = path.read_text(encoding="utf-8")
         for marker, table in tables.items():
-            text = block(marker).sub(lambda found, table=table: f"{found[1]}\n{table}\n{found[3]}", text)  # type: ignore[misc]
+            text = block(marker).sub(rf"\g<1>\n{table}\n\g<3>", text)
         path.write_text(text, encoding="utf-8")
     return 0
 
@@ -67,13 +71,13 @@ def block(marker: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {marker} -->)\n(.*?)\n(<!-- /{marker} -->)", re.DOTALL)
 
 
-def rendered(rounds: Rounds) -> dict[str, dict[str, str]]:
-    """The tables of a run, by document and marker."""
-    run = circumstances(rounds)
+def rendered() -> dict[str, dict[str, str]]:
+    """The tables of what is in benchmarks/results/, by document and marker."""
+    rounds, medians = (json.loads((RESULTS / name).read_text()) for name in (ROUNDS, MEDIANS))
     return {
-        "README.md": {"speed": f"{run}\n\n{_speed(rounds)}"},
+        "README.md": {"speed": _speed(medians)},
         "docs/performance.md": {
-            "run": run,
+            "run": circumstances(rounds),
             "targets": _targets(rounds),
             "cores": _cores(rounds),
             "morning": _morning(rounds),
@@ -81,9 +85,13 @@ def rendered(rounds: Rounds) -> dict[str, dict[str, str]]:
     }
 
 
+def _is_full(rounds: Rounds) -> bool:
+    return bool(rounds["scale"]["students"] == FULL.students)
+
+
 def circumstances(rounds: Rounds) -> str:
     """What the run was made with, and whether it was left alone."""
-    made = "make bench" if rounds["scale"]["students"] == FULL.students else "make bench QUICK=1"
+    made = "make bench" if _is_full(rounds) else "make bench QUICK=1"
     built = "optimized" if rounds["interpreter"]["optimized"] else "not optimized"
     version = rounds["postgresql"].split(",")[0].removeprefix("server_version ")
     text = f"`{made}` on {rounds['machine']}, {rounds['interpreter']['version']} ({built}), PostgreSQL {version}."
@@ -106,10 +114,10 @@ def _targets(rounds: Rounds) -> str:
     return _table(["", "median", "least", "greatest", "gate", "aim", ""], rows)
 
 
-def _speed(rounds: Rounds) -> str:
-    found = report.figures(rounds["samples"])
-    rows = [[label, *(_whole(_of(found, call, name)) for name in _COMPARED)] for call, label in _CALLS.items()]
-    return _table(["", *_COMPARED.values()], rows)
+def _speed(found: report.Figures) -> str:
+    measured = [name for name in _COMPARED if any(_of(found, call, name) for call in _CALLS)]
+    rows = [[label, *(_whole(_of(found, call, name)) for name in measured)] for call, label in _CALLS.items()]
+    return _table(["", *(_COMPARED[name] for name in measured)], rows)
 
 
 def _cores(rounds: Rounds) -> str:

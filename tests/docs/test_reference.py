@@ -207,8 +207,7 @@ def test_the_compose_file_has_no_password() -> None:
 
 
 def test_the_benchmark_is_the_published_one() -> None:
-    rounds = json.loads((publish.RESULTS / publish.ROUNDS).read_text())
-    for document, tables in publish.rendered(rounds).items():
+    for document, tables in publish.rendered().items():
         shown = {marker: publish.block(marker).findall(read(document)) for marker in tables}
         assert {marker: [found[1] for found in parts] for marker, parts in shown.items()} == {
             marker: [table] for marker, table in tables.items()
