@@ -27,6 +27,7 @@ RULES = {
     "EnrollStudent": _OWN_CHANGES,
     "UnenrollStudent": _OWN_CHANGES,
     "SwapEnrollment": _OWN_CHANGES,
+    "ExplainEnrollment": _OWN_READS,
     "GetEnrollment": _OWN_READS,
     "ListStudentCourses": _OWN_READS,
     "ListCourseStudents": _READS,

@@ -20,8 +20,17 @@ from enrollment_service.domain.commands import (
 from enrollment_service.domain.errors import Reason
 from enrollment_service.domain.feed import Scope
 from enrollment_service.domain.history import Stood
-from enrollment_service.domain.queries import CourseStudents, PastCourseStudents, PastStudentCourses
-from enrollment_service.domain.records import ENROLLED, CountedCourse, Course, EnrollmentView, Event, Student, Waiver
+from enrollment_service.domain.queries import CourseStudents, Explanation, PastCourseStudents, PastStudentCourses
+from enrollment_service.domain.records import (
+    ENROLLED,
+    WAIVABLE,
+    CountedCourse,
+    Course,
+    EnrollmentView,
+    Event,
+    Student,
+    Waiver,
+)
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 
@@ -97,6 +106,20 @@ def enrollment_message(view: EnrollmentView) -> pb.Enrollment:
 def enrollment_messages(answer: EnrollmentsAnswer) -> list[pb.Enrollment]:
     """The enrollments of an answer."""
     return [enrollment_message(view) for view in answer.enrollments]
+
+
+def explanation_message(explanation: Explanation) -> pb.Explanation:
+    """What would become of a student in a course."""
+    message = pb.Explanation(
+        course_id=explanation.course_id,
+        outcome=explanation.outcome,  # type: ignore[arg-type]
+        waitlist_position=explanation.waitlist_position,
+    )
+    for obstacle in explanation.obstacles:
+        message.obstacles.add(
+            reason=_reason(obstacle.reason), metadata=obstacle.observed, waivable=obstacle.reason in WAIVABLE
+        )
+    return message
 
 
 def students_page(page: Page, found: list[Student]) -> pb.ListStudentsResponse:

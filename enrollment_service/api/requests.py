@@ -43,6 +43,7 @@ from enrollment_service.domain.queries import (
     CoursesQuery,
     CourseStudentsQuery,
     EnrollmentQuery,
+    ExplainQuery,
     PastCourseStudentsQuery,
     PastStudentCoursesQuery,
     StudentCoursesQuery,
@@ -365,6 +366,16 @@ def swap_enrollment(request: pb.SwapEnrollmentRequest, caller: Caller) -> Swap:
         from_course_id=request.from_course_id,
         to_course_id=request.to_course_id,
     )
+
+
+def explain_enrollment(request: pb.ExplainEnrollmentRequest, _: Caller) -> ExplainQuery:
+    """A student, and the courses to explain."""
+    found: list[Violation] = []
+    fields.check_id(found, "student_id", request.student_id)
+    fields.check_ids(found, "course_ids", request.course_ids, MAX_COURSES)
+    fields.check_on_full(found, request.on_full)
+    _refuse_if(found)
+    return ExplainQuery(request.student_id, tuple(request.course_ids), request.on_full == pb.ON_FULL_WAITLIST)
 
 
 def get_enrollment(request: pb.GetEnrollmentRequest, _: Caller) -> EnrollmentQuery:

@@ -88,6 +88,10 @@ class Servicer(EnrollmentServiceServicer):
         dropped, enrolled = messages.enrollment_messages(answer)
         return pb.SwapEnrollmentResponse(dropped=dropped, enrolled=enrolled)
 
+    async def ExplainEnrollment(self, request: pb.ExplainEnrollmentRequest, call: Call) -> pb.ExplainEnrollmentResponse:
+        found = await self._reader.explanations(requests.explain_enrollment(request, call.caller), call.deadline)
+        return pb.ExplainEnrollmentResponse(explanations=map(messages.explanation_message, found))
+
     async def GetEnrollment(self, request: pb.GetEnrollmentRequest, call: Call) -> pb.GetEnrollmentResponse:
         view = await self._reader.enrollment(requests.get_enrollment(request, call.caller), call.deadline)
         return pb.GetEnrollmentResponse(enrollment=messages.enrollment_message(view))

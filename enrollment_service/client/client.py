@@ -211,6 +211,14 @@ class EnrollmentClient(Caller):
         response: pb.SwapEnrollmentResponse = await self.call("SwapEnrollment", request)
         return response
 
+    async def explain_enrollment(
+        self, student_id: int, course_ids: Iterable[int], *, on_full: pb.OnFull = pb.ON_FULL_REJECT
+    ) -> list[pb.Explanation]:
+        """What would become of a student in each of the courses, with everything that stands in the way."""
+        request = pb.ExplainEnrollmentRequest(student_id=student_id, course_ids=course_ids, on_full=on_full)
+        response: pb.ExplainEnrollmentResponse = await self.call("ExplainEnrollment", request)
+        return list(response.explanations)
+
     async def get_enrollment(self, student_id: int, course_id: int) -> pb.Enrollment:
         """One enrollment, with its student and its course."""
         request = pb.GetEnrollmentRequest(student_id=student_id, course_id=course_id)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from enrollment_service.domain.errors import Violation
 from enrollment_service.domain.feed import Place
 from enrollment_service.domain.history import Stood
 from enrollment_service.domain.records import CountedCourse, Course, EnrollmentView, Student
@@ -98,6 +99,23 @@ class CourseStudentsQuery(NamedTuple):
     after: tuple[int, int]
     limit: int
     states: int
+
+
+class ExplainQuery(NamedTuple):
+    """What would become of a student who enrolls in each of these courses, alone."""
+
+    student_id: int
+    course_ids: tuple[int, ...]
+    waitlist: bool
+
+
+class Explanation(NamedTuple):
+    """What would become of a student in a course: the state and the place in line, or all that stands in the way."""
+
+    course_id: int
+    outcome: int
+    waitlist_position: int
+    obstacles: Sequence[Violation]
 
 
 class WaiversQuery(NamedTuple):

@@ -50,9 +50,11 @@ from enrollment_service.domain.errors import (
     student_not_found,
     student_taken,
 )
+from enrollment_service.domain.queries import ExplainQuery, Explanation
 from enrollment_service.domain.records import (
     DROPPED,
     ENROLLED,
+    NO_STATE,
     STATE_NAMES,
     WAITLISTED,
     WAIVABLE,
@@ -240,6 +242,29 @@ def _waivers_of(state: State, command: GrantWaivers | RevokeWaivers) -> tuple[Wa
         for _, reasons in sorted(of_event.items()):
             found.append(waivers[reasons[0]]._replace(reasons=tuple(reasons)))
     return tuple(found)
+
+
+# --- explaining -------------------------------------------------------------------------------------------------
+
+
+def explain(state: State, query: ExplainQuery) -> list[Explanation]:
+    """What `enroll` would answer for each course alone, with the violations of every step; changes nothing."""
+    return [_explanation(state, query, course_id) for course_id in query.course_ids]
+
+
+def _explanation(state: State, query: ExplainQuery, course_id: int) -> Explanation:
+    found = _missing(state, query.student_id, (course_id,))
+    seats = state.seats.get(course_id)
+    if seats is None:
+        return Explanation(course_id, NO_STATE, 0, found)
+    if seats.is_unsettled(state.now):
+        seats = seats.settled()
+    found += _already_in(state, query.student_id, seats) + _no_entry(state, query.student_id, seats, query.waitlist)
+    if found:
+        return Explanation(course_id, NO_STATE, 0, found)
+    if _seat_is_free(seats):
+        return Explanation(course_id, ENROLLED, 0, found)
+    return Explanation(course_id, WAITLISTED, seats.waitlisted_count + 1, found)
 
 
 # --- courses and students ---------------------------------------------------------------------------------------

@@ -79,6 +79,16 @@ class Seats:
         """Whether fewer sit in the course than may."""
         return self.capacity is None or self.enrolled_count < self.capacity
 
+    def settled(self) -> Seats:
+        """The row with the counts that it has once those who wait beside free seats have them."""
+        room = self.waitlisted_count if self.capacity is None else self.capacity - self.enrolled_count
+        promoted = min(room, self.waitlisted_count)
+        return replace(
+            self,
+            enrolled_count=self.enrolled_count + promoted,
+            waitlisted_count=self.waitlisted_count - promoted,
+        )
+
     def is_closed(self, now: datetime) -> bool:
         """Whether it is too late to enter, and to be promoted."""
         return self.enroll_close_time is not None and now >= self.enroll_close_time

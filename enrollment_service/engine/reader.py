@@ -23,6 +23,8 @@ from enrollment_service.domain.queries import (
     CourseStudents,
     CourseStudentsQuery,
     EnrollmentQuery,
+    ExplainQuery,
+    Explanation,
     PastCourseStudents,
     PastCourseStudentsQuery,
     PastStudentCourses,
@@ -34,18 +36,19 @@ from enrollment_service.domain.queries import (
     WaiversQuery,
 )
 from enrollment_service.domain.records import CountedCourse, Enrollment, EnrollmentView, Student, Waiver
+from enrollment_service.domain.rules import explain
 from enrollment_service.engine.batcher import Batcher
 from enrollment_service.engine.past import Past
 from enrollment_service.engine.turns import Turns
 from enrollment_service.settings import Settings
-from enrollment_service.store import courses, enrollments, students, waivers
+from enrollment_service.store import courses, enrollments, explanations, students, waivers
 from enrollment_service.store.database import Database
 from enrollment_service.store.faults import Fault, StaleError, fault_of
 from enrollment_service.store.transactions import DriverConnection, PooledConnection, snapshot, told
 from enrollment_service.telemetry import metrics, tracing
 
 Listed = TypeVar("Listed")
-Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery
+Batched: TypeAlias = StudentQuery | CourseQuery | EnrollmentQuery | StudentCoursesQuery | ExplainQuery
 
 
 class Reader:
@@ -94,6 +97,11 @@ class Reader:
             Refusal: STUDENT_NOT_FOUND, COURSE_NOT_FOUND, NOT_ENROLLED.
         """
         found: EnrollmentView = await self._submit(query, deadline)
+        return found
+
+    async def explanations(self, query: ExplainQuery, deadline: float | None = None) -> list[Explanation]:
+        """What would become of a student in some courses, all of one moment."""
+        found: list[Explanation] = await self._submit(query, deadline)
         return found
 
     async def student_courses(self, query: StudentCoursesQuery, deadline: float | None = None) -> StudentCourses:
@@ -196,6 +204,11 @@ class Reader:
         found = await enrollments.read_pairs(connection, queries)
         return [_view(query, *found[query]) for query in queries]
 
+    async def _explanations(self, connection: DriverConnection, queries: Sequence[ExplainQuery]) -> list[Any]:
+        pairs = {(query.student_id, course_id) for query in queries for course_id in query.course_ids}
+        state = await explanations.read_state(connection, pairs, self._database.clock)
+        return [explain(state, query) for query in queries]
+
     async def _student_courses(self, connection: DriverConnection, queries: Sequence[StudentCoursesQuery]) -> list[Any]:
         try:
             return await self._student_courses_once(connection, queries)
@@ -228,6 +241,7 @@ class Reader:
         StudentQuery: _students,
         CourseQuery: _courses,
         EnrollmentQuery: _enrollments,
+        ExplainQuery: _explanations,
         StudentCoursesQuery: _student_courses,
     }
 

@@ -489,6 +489,51 @@ class SwapEnrollmentResponse(_message.Message):
     enrolled: Enrollment
     def __init__(self, dropped: _Optional[_Union[Enrollment, _Mapping]] = ..., enrolled: _Optional[_Union[Enrollment, _Mapping]] = ...) -> None: ...
 
+class ExplainEnrollmentRequest(_message.Message):
+    __slots__ = ("student_id", "course_ids", "on_full")
+    STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COURSE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ON_FULL_FIELD_NUMBER: _ClassVar[int]
+    student_id: int
+    course_ids: _containers.RepeatedScalarFieldContainer[int]
+    on_full: OnFull
+    def __init__(self, student_id: _Optional[int] = ..., course_ids: _Optional[_Iterable[int]] = ..., on_full: _Optional[_Union[OnFull, str]] = ...) -> None: ...
+
+class ExplainEnrollmentResponse(_message.Message):
+    __slots__ = ("explanations",)
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("course_id", "outcome", "waitlist_position", "obstacles")
+    COURSE_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLES_FIELD_NUMBER: _ClassVar[int]
+    course_id: int
+    outcome: EnrollmentState
+    waitlist_position: int
+    obstacles: _containers.RepeatedCompositeFieldContainer[Obstacle]
+    def __init__(self, course_id: _Optional[int] = ..., outcome: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., obstacles: _Optional[_Iterable[_Union[Obstacle, _Mapping]]] = ...) -> None: ...
+
+class Obstacle(_message.Message):
+    __slots__ = ("reason", "metadata", "waivable")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    WAIVABLE_FIELD_NUMBER: _ClassVar[int]
+    reason: ErrorReason
+    metadata: _containers.ScalarMap[str, str]
+    waivable: bool
+    def __init__(self, reason: _Optional[_Union[ErrorReason, str]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., waivable: _Optional[bool] = ...) -> None: ...
+
 class GetEnrollmentRequest(_message.Message):
     __slots__ = ("student_id", "course_id")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]

@@ -100,6 +100,11 @@ class EnrollmentServiceStub:
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentRequest.SerializeToString,
                 response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentResponse.FromString,
                 _registered_method=True)
+        self.ExplainEnrollment = channel.unary_unary(
+                '/enrollment.v1.EnrollmentService/ExplainEnrollment',
+                request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentRequest.SerializeToString,
+                response_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentResponse.FromString,
+                _registered_method=True)
         self.GetEnrollment = channel.unary_unary(
                 '/enrollment.v1.EnrollmentService/GetEnrollment',
                 request_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.GetEnrollmentRequest.SerializeToString,
@@ -310,6 +315,18 @@ class EnrollmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainEnrollment(self, request, context):
+        """Explains for every course what EnrollStudent would answer for it alone, with
+        everything that stands in the way, not only what the first check finds. It
+        asks the same rules, records nothing and waits for nobody: made for the pages
+        of a catalogue. An id that does not exist is an obstacle, no error.
+
+        INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEnrollment(self, request, context):
         """Gets one enrollment with its student and its course.
 
@@ -509,6 +526,11 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
                     servicer.SwapEnrollment,
                     request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentRequest.FromString,
                     response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentResponse.SerializeToString,
+            ),
+            'ExplainEnrollment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainEnrollment,
+                    request_deserializer=enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentRequest.FromString,
+                    response_serializer=enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentResponse.SerializeToString,
             ),
             'GetEnrollment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEnrollment,
@@ -918,6 +940,33 @@ class EnrollmentService:
             '/enrollment.v1.EnrollmentService/SwapEnrollment',
             enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentRequest.SerializeToString,
             enrollment__service_dot_v1_dot_enrollment__pb2.SwapEnrollmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainEnrollment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/enrollment.v1.EnrollmentService/ExplainEnrollment',
+            enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentRequest.SerializeToString,
+            enrollment__service_dot_v1_dot_enrollment__pb2.ExplainEnrollmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -113,6 +113,8 @@ async def test_waivers(caller: EnrollmentClient) -> None:
     (granted,) = await caller.grant_waivers(art, [ann], [permit], expire_time=until, reason="consent")
     assert granted.expire_time.ToDatetime(UTC) == until
     assert [one async for one in caller.list_waivers(art, page_size=1)] == [granted]
+    (seat,) = await caller.explain_enrollment(ann, [art])
+    assert (seat.outcome, list(seat.obstacles)) == (ENROLLED, [])
     await caller.enroll_student(ann, [art])
     assert await caller.revoke_waivers(art, [ann]) == [granted]
     assert [one async for one in caller.list_waivers(art)] == []
