@@ -22,7 +22,7 @@ from enrollment_service.store.transactions import DriverConnection
 
 # Who may enter depends on the seat row; the details of a course are not read.
 _SINCE = datetime.min.replace(tzinfo=UTC)
-_NOT_READ = Course(0, "", "", "", None, 0, None, None, False, _SINCE, _SINCE, 0)
+_NOT_READ = Course(0, "", "", "", None, 0, None, None, "", False, _SINCE, _SINCE, 0)
 
 _RULES = [
     SeatsRow.capacity,
