@@ -19,6 +19,7 @@ _CONTESTANTS = {
     "enroll": ("service", "echo", "fastapi", "asyncpg", "pgbench"),
     "hot": ("service", "service_2_workers", "pgbench"),
     "import": ("service", "copy"),
+    "import_students": ("service", "copy"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import auth, contestants, dataset, pgbench, strain
+from benchmarks import auth, contestants, dataset, new_students, pgbench, strain
 from benchmarks.bench import Bench
 from benchmarks.contestants import ContestantError
 from benchmarks.importing import import_rows
@@ -30,7 +30,8 @@ def run(bench: Bench, number: int) -> None:
     turn = number * 2 % len(parts)
     _on_a_copy(bench, *parts[turn:], *parts[:turn])
     loads = (_import, _copy) if number % 2 == 0 else (_copy, _import)
-    for load in loads:
+    newcomers = (new_students.by_service, new_students.by_copy)
+    for load in (*loads, *(newcomers if number % 2 == 0 else reversed(newcomers))):
         _on_a_copy(bench, load)
     _on_a_copy(bench, strain.isolation)
 

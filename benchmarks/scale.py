@@ -82,6 +82,7 @@ TARGETS = (
     Target("enroll / pgbench, 32 clients", "enroll.service", "enroll.pgbench", 0.4, 0.7),
     Target("enroll, 2 workers / pgbench, 32 clients", "enroll.service_2_workers", "enroll.pgbench", None, 0.7),
     Target("import / psql COPY with events", "import.service", "import.copy", 0.6, 0.8),
+    Target("import students / psql COPY", "import_students.service", "import_students.copy", 0.4, 0.6),
     Target("lone enroll p50 / bare asyncpg handler", "lone_p50_us.service", "lone_p50_us.bare", 2.0, 1.3, True),
     Target("4 in flight / bare asyncpg handler", "four_in_flight.service", "four_in_flight.bare", 0.8, 1.0),
     Target("list answered in time, 3 times the load / best", "x3.list", None, 0.3, 0.6),
