@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import auth, contestants, dataset, history, pgbench, slices, strain, watch
+from benchmarks import auth, contestants, dataset, history, new_students, pgbench, slices, strain, watch
 from benchmarks.bench import Bench
 from benchmarks.importing import import_rows
 
@@ -14,7 +14,8 @@ def run(bench: Bench, number: int) -> None:
     bench.title(f"Round {number + 1} of {bench.scale.rounds}")
     _on_a_copy(bench, slices.in_turn, strain.overload, auth.authenticated)
     loads = (_import, _copy) if number % 2 == 0 else (_copy, _import)
-    for load in loads:
+    newcomers = (new_students.by_service, new_students.by_copy)
+    for load in (*loads, *(newcomers if number % 2 == 0 else reversed(newcomers))):
         _on_a_copy(bench, load)
     _on_a_copy(bench, strain.isolation)
     _on_a_copy(bench, history.read, watch.watched)

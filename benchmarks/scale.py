@@ -95,6 +95,7 @@ TARGETS = (
     Target("hot course / pgbench at its best", "hot.service", "hot.pgbench", 2.5, None),
     Target("hot course, 2 workers / pgbench at its best", "hot.service_2_workers", "hot.pgbench", None, 4),
     Target("import / psql COPY with events", "import.service", "import.copy", 0.6, 0.8),
+    Target("import students / psql COPY", "import_students.service", "import_students.copy", 0.4, 0.6),
     Target("lone enroll p50 / Go", "lone_p50_us.service", "lone_p50_us.go", 1.6, 1.2, True),
     Target("4 in flight / Go", "four_in_flight.service", "four_in_flight.go", 0.8, 1),
     Target("p99 in other courses, one row held / usual", "hol_p99", None, 2, 1.2, True),

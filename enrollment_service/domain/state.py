@@ -125,7 +125,7 @@ class Upserts:
     Attributes:
         created: what was inserted.
         ids: whom the external id of a row stands for; 0 where nobody has it, because the natural key was taken.
-        wanted: the natural key of a row.
+        wanted: the natural key that a row asks for which was not inserted.
         holders: who has which natural key.
         keys: the same by id, of those who may change theirs.
         handed_on: who gives up a key that another row takes.
@@ -133,7 +133,7 @@ class Upserts:
 
     created: Mapping[int, Student | Course]
     ids: Sequence[int]
-    wanted: Sequence[str]
+    wanted: Mapping[int, str]
     holders: dict[str, int]
     keys: dict[int, str]
     handed_on: set[int] = field(default_factory=set)

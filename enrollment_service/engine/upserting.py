@@ -69,16 +69,29 @@ async def insert_rows(connection: DriverConnection, state: State, command: Upser
         for number, student in made.items():
             created[new[number]] = state.students[student.student_id] = student
             ids[new[number]] = student.student_id
-        keys = await students.read_upsert_keys(connection, command.students)
     elif isinstance(command, ImportCourses):
         opened, _ = await courses.create_courses(connection, [_row(command.courses, at) for at in new], state.now)
         for number, course in opened.items():
             created[new[number]] = course
             ids[new[number]] = course.course_id
-        keys = await courses.read_upsert_keys(connection, command.courses)
-    if [key.found or 0 for key in keys] != ids:
+    # What was created asks for nothing any more; whoever asks for its key is told that it holds it.
+    asking = [index for index, row in enumerate(command.rows) if row is not None and index not in created]
+    keys = await _keys(connection, command, asking)
+    if any((key.found or 0) != ids[index] for index, key in keys.items()):
         raise StaleError
     state.upserts[command] = _upserts(created, ids, keys)
+
+
+async def _keys(connection: DriverConnection, command: Upsert, asking: Sequence[int]) -> dict[int, UpsertKeys]:
+    """The keys that some rows ask for, and who has them, by the index of the row."""
+    if not asking:
+        return {}
+    if isinstance(command, ImportStudents):
+        read = await students.read_upsert_keys(connection, [command.students[index] for index in asking])
+    else:
+        assert isinstance(command, ImportCourses)  # noqa: S101 - for the type checker
+        read = await courses.read_upsert_keys(connection, [command.courses[index] for index in asking])
+    return dict(zip(asking, read, strict=True))
 
 
 def _row(rows: Sequence[Row | None], index: int) -> Row:
@@ -87,8 +100,8 @@ def _row(rows: Sequence[Row | None], index: int) -> Row:
     return row
 
 
-def _upserts(created: Mapping[int, Student | Course], ids: Sequence[int], keys: Sequence[UpsertKeys]) -> Upserts:
-    holders = {key.wanted: key.holder for key in keys if key.holder and key.wanted}
-    had = {key.found: key.had for key in keys if key.found and key.had}
+def _upserts(created: Mapping[int, Student | Course], ids: Sequence[int], keys: Mapping[int, UpsertKeys]) -> Upserts:
+    holders = {key.wanted: key.holder for key in keys.values() if key.holder and key.wanted}
+    had = {key.found: key.had for key in keys.values() if key.found and key.had}
     holders.update((key, holder) for holder, key in had.items())
-    return Upserts(created, ids, [key.wanted or "" for key in keys], holders, had)
+    return Upserts(created, ids, {index: key.wanted or "" for index, key in keys.items()}, holders, had)
