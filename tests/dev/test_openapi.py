@@ -97,7 +97,7 @@ def test_every_code_has_a_status() -> None:
     [
         ("EnrollStudent", "409", "ALREADY_EXISTS (ALREADY_ENROLLED, ALREADY_WAITLISTED)"),
         ("GetStudent", "404", "NOT_FOUND (STUDENT_NOT_FOUND)"),
-        ("UpdateStudent", "409", "ALREADY_EXISTS (EMAIL_TAKEN); ABORTED (ETAG_MISMATCH)"),
+        ("UpdateStudent", "409", "ALREADY_EXISTS (EMAIL_TAKEN, EXTERNAL_ID_TAKEN); ABORTED (ETAG_MISMATCH)"),
     ],
 )
 def test_refusals_are_those_that_the_comments_promise(name: str, status: str, said: str) -> None:
