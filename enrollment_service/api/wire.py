@@ -68,6 +68,7 @@ _STUDENT_ID, _COURSE_ID = _ENROLLMENT["student_id"], _ENROLLMENT["course_id"]
 _STATE, _POSITION = _ENROLLMENT["state"], _ENROLLMENT["waitlist_position"]
 _ENROLL_TIME, _CREATE_TIME = _ENROLLMENT["enroll_time"], _ENROLLMENT["create_time"]
 _ETAG, _COURSE_FIELD = _ENROLLMENT["etag"], _ENROLLMENT["course"]
+_SWAP_FROM = _ENROLLMENT["swap_from_course_id"]
 _ENROLLED, _WAITLISTED = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
 _ROWS = _RESPONSE["enrollments"]
 
@@ -88,7 +89,7 @@ def student_courses_page(page: Page, found: StudentCourses) -> bytes:
 
 def _row(student: bytes, held: HeldCourse, course: Course) -> bytes:
     """An enrollment with its course, as a field of the answer."""
-    course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
+    course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted, swap_from = held
     details = messages.encoded_details(course)
     counts = _ENROLLED + varint(enrolled) if enrolled else b""
     if waitlisted:
@@ -114,6 +115,7 @@ def _row(student: bytes, held: HeldCourse, course: Course) -> bytes:
             varint(len(details) + len(counts)),
             details,
             counts,
+            _SWAP_FROM + varint(swap_from) if swap_from else b"",
         )
     )
     return _ROWS + varint(len(body)) + body

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     UNIMPLEMENTED = "UNIMPLEMENTED"
     WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
     PERMIT_REQUIRED = "PERMIT_REQUIRED"
+    SWAP_CHAIN_TOO_LONG = "SWAP_CHAIN_TOO_LONG"
 
 
 @dataclass(frozen=True, slots=True)

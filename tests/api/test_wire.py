@@ -32,12 +32,12 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 students = st.builds(Student, ids, texts, texts, moments, moments, st.integers(1, 9))
 courses = st.builds(
-    Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments, moments,
-    moments, ids,
+    Course, ids, texts, texts, texts, st.none() | counts, counts, st.none() | moments, st.none() | moments,
+    st.booleans(), moments, moments, ids,
 )  # fmt: skip
 held_courses = st.builds(
     HeldCourse, ids, st.sampled_from([ENROLLED, WAITLISTED]), ids, moments, st.none() | moments, counts, ids, counts,
-    counts,
+    counts, st.none() | ids,
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def as_message(student: Student, held: list[HeldCourse], details: list[Course], 
             one.enroll_time,
             one.create_time or one.enroll_time,
             one.sequence,
+            one.swap_from_course_id or 0,
         )
         counted = CountedCourse(course, one.enrolled_count, one.waitlisted_count)
         response.enrollments.append(messages.enrollment_message(EnrollmentView(enrollment, course=counted)))
