@@ -145,8 +145,8 @@ async def lost_link(arena: Arena) -> None:
 # Each race with a safeguard that it is about.
 RACES: dict[str, tuple[Callable[[Arena], Awaitable[None]], str]] = {
     "circle of 2": (partial(circle, size=2), "untraded"),
-    "circle of 3": (partial(circle, size=3), "unlocked"),
-    "circle of 50": (partial(circle, size=50), "untied"),
+    "circle of 3": (partial(circle, size=3), "untied"),
+    "circle of 50": (partial(circle, size=50), "unlocked"),
     "two circles": (two_circles, "untied"),
     "not first in line": (not_first_in_line, "passing"),
     "chain of 16": (partial(chain, links=16), "untied"),
