@@ -208,6 +208,7 @@ async def swap_courses(scene: Scene) -> None:
     )  # fmt: skip
     await board.pause(0.6)
     await _swap_out_of_the_popular_course(scene)
+    await _trade_seminars(scene)
     await board.pause(0.75)
 
 
@@ -223,6 +224,42 @@ async def _swap_out_of_the_popular_course(scene: Scene) -> None:
         after.seated_ids == before.seated_ids - {leaver.student_id} | {first} and after.queue == before.queue[1:],
         scene.names(after.seated_ids - before.seated_ids),
     )
+
+
+async def _trade_seminars(scene: Scene) -> None:
+    """In seminars with one seat each: who is first in line for each other's seats trades, and nobody risks a seat."""
+    board, client = scene.board, scene.client
+    seminars = [
+        (await client.create_course(f"SEM-{n}", "Seminar", capacity=1, waitlist_capacity=3)).course_id for n in range(4)
+    ]
+    members = scene.early_birds[:4]
+    for member, seminar in zip(members, seminars, strict=True):
+        await client.enroll(member, seminar)
+
+    async def swap(place: int, wanted: int) -> pb.SwapEnrollmentResponse:
+        leave, enter = seminars[place], seminars[wanted]
+        student_id = members[place].student_id
+        return await client.swap_enrollment(student_id, leave, enter, on_full=pb.ON_FULL_WAITLIST)
+
+    waits = await swap(3, 0)
+    await client.unenroll_student(members[0].student_id, seminars[0])
+    now = [await client.state(members[3], one) for one in seminars]
+    board.claim(
+        f"{members[3].name} waits for another seminar, keeps the seat until it is free, and then has just that",
+        not waits.HasField("dropped") and now == [ENROLLED, 0, 0, 0], now,
+    )  # fmt: skip
+    members[0] = members[3]
+    await board.pause(0.5)
+    await swap(0, 1)
+    await swap(1, 2)
+    closing = await swap(2, 0)
+    now = [await client.state(member, seminars[(n + 1) % 3]) for n, member in enumerate(members[:3])]
+    board.claim(
+        "Three who are first in line for each other's seats trade all at once",
+        closing.enrolled.state == ENROLLED and now == [ENROLLED] * 3, now,
+    )  # fmt: skip
+    for seminar in seminars:
+        await client.delete_course(seminar, force=True)
 
 
 async def ask_what_if(scene: Scene) -> None:

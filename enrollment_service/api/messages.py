@@ -100,12 +100,19 @@ def enrollment_message(view: EnrollmentView) -> pb.Enrollment:
         etag=enrollment.etag,
         student=None if student is None else student_message(student),
         course=None if course is None else course_message(course),
+        swap_from_course_id=enrollment.swap_from_course_id,
     )
 
 
 def enrollment_messages(answer: EnrollmentsAnswer) -> list[pb.Enrollment]:
     """The enrollments of an answer."""
     return [enrollment_message(view) for view in answer.enrollments]
+
+
+def swap_message(answer: EnrollmentsAnswer) -> pb.SwapEnrollmentResponse:
+    """What a student has left, unless it is kept, and what it is for."""
+    *dropped, enrolled = enrollment_messages(answer)
+    return pb.SwapEnrollmentResponse(dropped=dropped[0] if dropped else None, enrolled=enrolled)
 
 
 def explanation_message(explanation: Explanation) -> pb.Explanation:
@@ -203,6 +210,7 @@ def event_message(event: Event) -> pb.EnrollmentEvent:
         waived_reasons=[_reason(name) for name in event.waived_reasons or ()],
         waiver_expire_time=None if event.waiver_expire_time is None else timestamp(event.waiver_expire_time),
         waiver_revoked=event.waiver_revoked,
+        swap_from_course_id=event.swap_from_course_id or 0,
     )
 
 

@@ -355,6 +355,7 @@ def swap_enrollment(request: pb.SwapEnrollmentRequest, caller: Caller) -> Swap:
     fields.check_id(found, "to_course_id", request.to_course_id)
     if request.from_course_id == request.to_course_id:
         found.append(invalid_field("to_course_id", "must not be the course to leave"))
+    fields.check_on_full(found, request.on_full)
     request_id = _check_request(found, request)
     _refuse_if(found)
     return Swap(
@@ -365,6 +366,7 @@ def swap_enrollment(request: pb.SwapEnrollmentRequest, caller: Caller) -> Swap:
         student_id=request.student_id,
         from_course_id=request.from_course_id,
         to_course_id=request.to_course_id,
+        waitlist=request.on_full == pb.ON_FULL_WAITLIST,
     )
 
 

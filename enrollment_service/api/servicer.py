@@ -85,8 +85,7 @@ class Servicer(EnrollmentServiceServicer):
 
     async def SwapEnrollment(self, request: pb.SwapEnrollmentRequest, call: Call) -> pb.SwapEnrollmentResponse:
         answer = await self._writer.submit(requests.swap_enrollment(request, call.caller), call.deadline)
-        dropped, enrolled = messages.enrollment_messages(answer)
-        return pb.SwapEnrollmentResponse(dropped=dropped, enrolled=enrolled)
+        return messages.swap_message(answer)
 
     async def ExplainEnrollment(self, request: pb.ExplainEnrollmentRequest, call: Call) -> pb.ExplainEnrollmentResponse:
         found = await self._reader.explanations(requests.explain_enrollment(request, call.caller), call.deadline)

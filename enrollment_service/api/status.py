@@ -42,6 +42,7 @@ _BY_CODE = {
     ),
     grpc.StatusCode.FAILED_PRECONDITION: (
         Reason.PERMIT_REQUIRED,
+        Reason.SWAP_CHAIN_TOO_LONG,
         Reason.COURSE_FULL,
         Reason.WAITLIST_FULL,
         Reason.ENROLLMENT_NOT_OPEN,

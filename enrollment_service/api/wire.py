@@ -70,6 +70,7 @@ _STUDENT_ID, _COURSE_ID = _ENROLLMENT["student_id"], _ENROLLMENT["course_id"]
 _STATE, _POSITION = _ENROLLMENT["state"], _ENROLLMENT["waitlist_position"]
 _ENROLL_TIME, _CREATE_TIME = _ENROLLMENT["enroll_time"], _ENROLLMENT["create_time"]
 _ETAG, _COURSE_FIELD = _ENROLLMENT["etag"], _ENROLLMENT["course"]
+_SWAP_FROM = _ENROLLMENT["swap_from_course_id"]
 _COUNTED, _WAITING = _COURSE["enrolled_count"], _COURSE["waitlisted_count"]
 _LISTED = _tags(pb.ListStudentCoursesResponse)["enrollments"]
 _ENROLLED = _tags(pb.EnrollStudentResponse)["enrollments"]
@@ -105,18 +106,30 @@ def enroll_student_answer(answer: EnrollmentsAnswer) -> bytes:
 
 def _viewed(view: EnrollmentView) -> bytes:
     """An enrollment as a command has left it. What is left out of some answers, as of retries, is rare."""
-    (student_id, course_id, state, position, entered, created, sequence), student, counted = view
+    enrollment, student, counted = view
+    student_id, course_id, state, position, entered, created, sequence, swap_from, latest = enrollment
     if not (sequence and entered and created and isinstance(counted, CountedCourse)) or student is not None:
         return messages.enrollment_message(view).SerializeToString()
     course, enrolled, waitlisted = counted
     since = None if created is entered else created
-    held = HeldCourse(course_id, state, sequence, entered, since, position, course.version, enrolled, waitlisted)
+    held = HeldCourse(
+        course_id,
+        state,
+        latest or sequence,
+        entered,
+        since,
+        position,
+        course.version,
+        enrolled,
+        waitlisted,
+        swap_from or None,
+    )
     return _enrollment(_STUDENT_ID + varint(student_id), held, course)
 
 
 def _enrollment(holder: bytes, held: HeldCourse, course: Course) -> bytes:
     """An enrollment with its course; who holds it is a field already."""
-    course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted = held
+    course_id, state, sequence, enroll_time, create_time, position, _, enrolled, waitlisted, swap_from = held
     details = course.encoded or messages.encoded_details(course)
     counts = _COUNTED + varint(enrolled) if enrolled else b""
     if waitlisted:
@@ -142,6 +155,7 @@ def _enrollment(holder: bytes, held: HeldCourse, course: Course) -> bytes:
             varint(len(details) + len(counts)),
             details,
             counts,
+            _SWAP_FROM + varint(swap_from) if swap_from else b"",
         )
     )
 

@@ -195,15 +195,17 @@ class EnrollmentClient(Caller):
         from_course_id: int,
         to_course_id: int,
         *,
+        on_full: pb.OnFull = pb.ON_FULL_REJECT,
         validate_only: bool = False,
         request_id: str = "",
         reason: str = "",
     ) -> pb.SwapEnrollmentResponse:
-        """Moves a student from one course into another, both or neither."""
+        """Moves a student from one course into another, or neither; `dropped` is unset where the student waits."""
         request = pb.SwapEnrollmentRequest(
             student_id=student_id,
             from_course_id=from_course_id,
             to_course_id=to_course_id,
+            on_full=on_full,
             validate_only=validate_only,
             request_id=request_id,
             reason=reason,

@@ -90,6 +90,8 @@ A = TypeVar("A", bound=Answer)
 FORCED_COURSE_WEIGHT = 10_001
 FORCED_STUDENT_WEIGHT = 50
 
+# So many courses that are tied together are locked like those of single calls; more may take long.
+MAX_QUICK_TIES = 16
 # Waivers of so many students are granted like single calls; of more, they may take long.
 MAX_QUICK_WAIVERS = 50
 
@@ -108,6 +110,8 @@ class Command(Generic[A]):
     caller: Caller = ANONYMOUS
     reason: str = ""
     validate_only: bool = False
+    # Courses tied to its own by waiters who swap, where they were found to be many; they are locked with them.
+    tied: frozenset[int] = frozenset()
 
     # Whether its answer shows the courses; a replay then adds today's.
     shows_courses: ClassVar[bool] = False
@@ -134,12 +138,12 @@ class Command(Generic[A]):
     @property
     def bulk(self) -> bool:
         """Whether it may take long, and so must not hold up single calls."""
-        return False
+        return bool(self.tied)
 
     @property
     def waits(self) -> bool:
         """Whether it waits for locked seats in line: it may need so many that they are seldom free all at once."""
-        return False
+        return bool(self.tied)
 
     @property
     def alone(self) -> bool:
@@ -183,11 +187,12 @@ class Unenroll(Command[EnrollmentsAnswer]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Swap(Command[EnrollmentsAnswer]):
-    """Move a student from one course into another, both or neither."""
+    """Move a student from one course into another, both or neither; or keep the one until the other can be had."""
 
     student_id: int
     from_course_id: int
     to_course_id: int
+    waitlist: bool = False
 
     shows_courses: ClassVar[bool] = True
 
@@ -345,7 +350,7 @@ class _Waive(Command[WaiversAnswer]):
 
     @property
     def bulk(self) -> bool:
-        return len(self.student_ids) > MAX_QUICK_WAIVERS
+        return len(self.student_ids) > MAX_QUICK_WAIVERS or bool(self.tied)
 
     @property
     def locks(self) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ _PAYLOADS: dict[type[Command[Any]], tuple[str, tuple[str, ...]]] = {
     DeleteCourse: ("DeleteCourse", ("course_id", "etag", "force", "reason")),
     Enroll: ("EnrollStudent", ("student_id", "course_ids", "waitlist", "reason", "drop_course_ids")),
     Unenroll: ("UnenrollStudent", ("student_id", "course_id", "allow_missing", "etag", "reason")),
-    Swap: ("SwapEnrollment", ("student_id", "from_course_id", "to_course_id", "reason")),
+    Swap: ("SwapEnrollment", ("student_id", "from_course_id", "to_course_id", "reason", "waitlist")),
     Import: (
         "ImportEnrollments",
         ("student_ids", "course_ids", "student_external_ids", "course_external_ids", "waitlist"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -53,6 +53,9 @@ class Footprint:
     waived: set[Pair] = field(default_factory=set)
     # Courses of which everybody must be known.
     rosters: set[int] = field(default_factory=set)
+    # Courses that somebody may queue for while keeping another one, and both together.
+    swapped_into: set[int] = field(default_factory=set)
+    swapped: set[int] = field(default_factory=set)
     # How many may leave each course: so many seats can become free, or so many waiters go.
     leaving: Counter[int] = field(default_factory=Counter)
     # Courses whose seat rules change, and the largest capacity they are given (None: no limit).
@@ -71,7 +74,7 @@ class Footprint:
         return footprint
 
     def _add(self, command: Command[Any]) -> None:
-        self.courses.update(command.locks)
+        self.courses.update(command.locks, command.tied)
         match command:
             case Enroll():
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
@@ -87,6 +90,9 @@ class Footprint:
                 self.pairs.update((command.student_id, course_id) for course_id in command.locks)
                 self.leaving[command.from_course_id] += 1
                 self.entered.add(command.to_course_id)
+                if command.waitlist:
+                    self.swapped_into.add(command.to_course_id)
+                    self.swapped.update(command.locks)
             case Reconcile():
                 self.pairs.update((student_id, command.course) for student_id in command.roster)
                 self.rosters.add(command.course)
@@ -148,11 +154,19 @@ class Footprint:
             return sorted(self.waived)
         return sorted(self.waived.union(pair for pair in self.pairs if pair[1] in gated))
 
-    def waiters_needed(self, seats: Mapping[int, Seats], now: datetime) -> dict[int, int]:
-        """How many waiters of which locked courses may be promoted or leave."""
+    @property
+    def moving(self) -> set[int]:
+        """Courses in which somebody may be promoted because of the commands."""
+        return {*self.leaving, *self.capacities, *self.rosters, *self.swapped_into}
+
+    def waiters_needed(self, seats: Mapping[int, Seats], now: datetime, tied: Collection[int] = ()) -> dict[int, int]:
+        """How many waiters of which locked courses may be promoted or leave; of `tied` ones that may be all."""
         needed = {}
         for course_id, row in seats.items():
             if not row.waitlisted_count or course_id in self.rosters:
+                continue
+            if course_id in tied:
+                needed[course_id] = row.waitlisted_count
                 continue
             if not (course_id in self.leaving or course_id in self.capacities or row.is_unsettled(now)):
                 continue

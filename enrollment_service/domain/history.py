@@ -33,6 +33,7 @@ class Step(NamedTuple):
     previous_state: int
     state: int
     event_time: datetime
+    swap_from_course_id: int | None = None
 
 
 # A whole event will do.
@@ -40,13 +41,18 @@ Stepped: TypeAlias = Step | Event
 
 
 class Standing(NamedTuple):
-    """How somebody stands in a course: since when, and by which event; the ticket is their place in line."""
+    """How somebody stands in a course: since when, and by which event; the ticket is their place in line.
+
+    What they keep until promoted, and which event has changed it since, is as in `Enrollment`.
+    """
 
     state: int
     sequence: int
     ticket: int
     enroll_time: datetime
     create_time: datetime
+    swap_from_course_id: int = 0
+    latest: int = 0
 
 
 class Stood(NamedTuple):
@@ -66,10 +72,12 @@ def moved(before: Standing | None, event: Stepped) -> Standing | None:
     """How somebody stands after an event of theirs; None: not at all any more."""
     if event.state == DROPPED:
         return None
+    kept = event.swap_from_course_id or 0 if event.state == WAITLISTED else 0
     if before is None or event.previous_state == NO_STATE:
-        return Standing(event.state, event.sequence, event.sequence, event.event_time, event.event_time)
-    since = before.enroll_time if event.state == before.state else event.event_time
-    return Standing(event.state, event.sequence, before.ticket, since, before.create_time)
+        return Standing(event.state, event.sequence, event.sequence, event.event_time, event.event_time, kept)
+    if event.state == before.state:
+        return before._replace(swap_from_course_id=kept, latest=event.sequence)
+    return Standing(event.state, event.sequence, before.ticket, event.event_time, before.create_time)
 
 
 class Roster:
@@ -115,8 +123,9 @@ class Roster:
 
 def stood(student_id: int, course_id: int, standing: Standing, position: int) -> Stood:
     """A standing as an enrollment."""
-    state, sequence, ticket, entered, created = standing
-    return Stood(Enrollment(student_id, course_id, state, position, entered, created, sequence), ticket)
+    state, sequence, ticket, entered, created, kept, latest = standing
+    enrollment = Enrollment(student_id, course_id, state, position, entered, created, sequence, kept, latest)
+    return Stood(enrollment, ticket)
 
 
 class Queue:

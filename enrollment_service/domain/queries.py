@@ -64,7 +64,8 @@ class StudentCoursesQuery(NamedTuple):
 class HeldCourse(NamedTuple):
     """A course of a student: the enrollment, which version of the details to show, and the counts.
 
-    `create_time` is None where it is the `enroll_time`.
+    `create_time` is None where it is the `enroll_time`, `swap_from_course_id` where no other course is kept; `sequence`
+    is that of the latest event.
     """
 
     course_id: int
@@ -76,6 +77,7 @@ class HeldCourse(NamedTuple):
     version: int
     enrolled_count: int
     waitlisted_count: int
+    swap_from_course_id: int | None
 
 
 class StudentCourses(NamedTuple):

@@ -132,7 +132,11 @@ class CountedCourse(NamedTuple):
 
 
 class Enrollment(NamedTuple):
-    """A student in a course. `sequence` is that of the event that began the present state."""
+    """A student in a course. `sequence` is that of the event that began the present state: a waiter's ticket.
+
+    Who waits may keep another course until promoted: `swap_from_course_id`, otherwise 0. Where an event has changed
+    that since, `latest` is its sequence, otherwise 0.
+    """
 
     student_id: int
     course_id: int
@@ -141,11 +145,13 @@ class Enrollment(NamedTuple):
     enroll_time: datetime | None
     create_time: datetime | None
     sequence: int
+    swap_from_course_id: int = 0
+    latest: int = 0
 
     @property
     def etag(self) -> str:
-        """Changes with the state, not with the position."""
-        return str(self.sequence) if self.sequence else ""
+        """Changes with the state and with what is swapped, not with the position."""
+        return str(self.latest or self.sequence) if self.sequence else ""
 
 
 class EnrollmentView(NamedTuple):
@@ -193,6 +199,7 @@ class Event(NamedTuple):
     waived_reasons: tuple[str, ...] | None = None
     waiver_expire_time: datetime | None = None
     waiver_revoked: bool = False
+    swap_from_course_id: int | None = None
 
 
 class LoggedEvent(Event):

@@ -71,6 +71,8 @@ from enrollment_service.domain.records import (
 )
 from enrollment_service.domain.state import Cause, Seats, State
 
+# How many courses may hang together by those who wait to swap.
+MAX_TIES = 1_000
 # Causes what nobody has asked for.
 _NOBODY = Cause(None, "", "")
 
@@ -117,6 +119,8 @@ def enroll(state: State, command: Enroll) -> EnrollmentsAnswer:
     entered = [(_enter(state, command.student_id, seats, cause), seats) for seats in courses]
     for seats in left:
         state.promote(seats, cause)
+    if left:
+        entered = [(_as_it_stands(state, enrollment, seats), seats) for enrollment, seats in entered]
     return EnrollmentsAnswer(tuple(EnrollmentView(enrollment, course=seats.counted) for enrollment, seats in entered))
 
 
@@ -143,19 +147,74 @@ def unenroll(state: State, command: Unenroll) -> EnrollmentsAnswer:
 
 
 def swap(state: State, command: Swap) -> EnrollmentsAnswer:
-    """A student leaves one course and takes a free seat in another, or nothing changes."""
+    """A student leaves one course and takes a seat in another, or keeps the one and waits, or nothing changes."""
     _refuse_if(_missing_in_plan(state, command.student_id, (command.from_course_id,), (command.to_course_id,)))
     leaving = state.enrollments[command.student_id, command.from_course_id]
     source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
-    _refuse_if(_already_in(state, command.student_id, target))
-    _refuse_if(_no_entry(state, command.student_id, target, waitlist=False))
-    cause = _cause(command, ServiceReason.SWAP)
-    dropped = state.drop(leaving, source, cause)
-    state.promote(source, cause)
-    entered = state.seat(command.student_id, target, cause)
+    waiting = state.enrollments.get((command.student_id, command.to_course_id))
+    if command.waitlist and waiting is not None and waiting.state == WAITLISTED:
+        _refuse_if(_chain_too_long(state, source, target))
+    else:
+        _refuse_if(_already_in(state, command.student_id, target))
+        violations = _no_entry(state, command.student_id, target, command.waitlist)
+        if command.waitlist and not _seat_is_free(target):
+            violations += _chain_too_long(state, source, target)
+        _refuse_if(violations)
+        if _seat_is_free(target):
+            cause = _cause(command, ServiceReason.SWAP)
+            dropped = state.drop(leaving, source, cause)
+            entered = state.seat(command.student_id, target, cause)
+            state.promote(source, cause)
+            return _swapped(dropped, source, entered, target)
+        waiting = None
+    return _wait_to_swap(state, command, leaving, waiting)
+
+
+def _wait_to_swap(state: State, command: Swap, leaving: Enrollment, waiting: Enrollment | None) -> EnrollmentsAnswer:
+    """A student keeps a course until another can be had; that may be now, where it closes a circle."""
+    source, target = state.seats[command.from_course_id], state.seats[command.to_course_id]
+    cause = _cause(command)
+    if waiting is None:
+        waiting = state.queue(command.student_id, target, cause, source.course_id)
+    else:
+        waiting = state.swap_from(waiting, target, source.course_id, cause)
+    told = len(state.events)
+    state.promote(target, cause)
+    entered = state.enrollments[command.student_id, target.course_id]
+    if entered.state == WAITLISTED:
+        return EnrollmentsAnswer((EnrollmentView(_as_it_stands(state, waiting, target), course=target.counted),))
+    left = next(
+        event
+        for event in state.events[told:]
+        if (event.student_id, event.course_id) == (command.student_id, source.course_id)
+    )
+    dropped = Enrollment(
+        command.student_id, source.course_id, DROPPED, 0, left.event_time, leaving.create_time, left.sequence
+    )
+    return _swapped(dropped, source, entered, target)
+
+
+def _as_it_stands(state: State, enrollment: Enrollment, seats: Seats) -> Enrollment:
+    """The enrollment after others have moved, which may have moved it too."""
+    found = state.enrollments.get((enrollment.student_id, seats.course_id), enrollment)
+    if found.state != WAITLISTED or not seats.queue_whole:
+        return found
+    return found._replace(waitlist_position=list(seats.queue).index(found.student_id) + 1)
+
+
+def _swapped(dropped: Enrollment, source: Seats, entered: Enrollment, target: Seats) -> EnrollmentsAnswer:
     return EnrollmentsAnswer(
         (EnrollmentView(dropped, course=source.counted), EnrollmentView(entered, course=target.counted))
     )
+
+
+def _chain_too_long(state: State, source: Seats, target: Seats) -> list[Violation]:
+    """Promotions around a ticket move in one transaction, so only so many courses may hang on it."""
+    tied = state.tied_to((source.course_id, target.course_id)) | state.upstream.get(target.course_id, frozenset())
+    if len(tied) <= MAX_TIES:
+        return []
+    text = "Too many courses would hang on this swap; swap without waiting, or wait without swapping."
+    return [_course_violation(Reason.SWAP_CHAIN_TOO_LONG, target, text, courses=len(tied), max_courses=MAX_TIES)]
 
 
 def import_rows(state: State, command: Import) -> ImportAnswer:
@@ -194,13 +253,16 @@ def reconcile(state: State, command: Reconcile) -> ReconcileAnswer:
     staying = {enrollment.student_id for enrollment in present if enrollment.state == ENROLLED} & wanted
     _refuse_if(_brake(seats, len(leaving), command.max_removals) + _roster_room(state, seats, wanted, staying))
     cause = _cause(command, ServiceReason.RECONCILE)
+    left: list[Seats] = []
     for enrollment in leaving:
         state.drop(enrollment, seats, cause)
         if enrollment.state == ENROLLED:
-            state.promote(seats, cause)
+            left += state.fill(seats, cause)
     for student_id in sorted(wanted):
         if (student_id, seats.course_id) not in state.enrollments:
             state.seat(student_id, seats, cause)
+    # What this sets in motion elsewhere comes once the roster is as it shall be.
+    state.follow([seats, *left], cause)
     return ReconcileAnswer(
         added=tuple(sorted(wanted - staying)),
         removed=tuple(sorted(enrollment.student_id for enrollment in leaving)),
@@ -334,9 +396,10 @@ def delete_student(state: State, command: DeleteStudent) -> Done:
         waiting = sum(enrollment.state == WAITLISTED for enrollment in held)
         _refuse_if(_has_enrollments(f"students/{command.student_id}", len(held) - waiting, waiting))
     cause = _cause(command, ServiceReason.STUDENT_DELETED)
-    for enrollment in held:
-        seats = state.seats[enrollment.course_id]
+    courses = [state.seats[enrollment.course_id] for enrollment in held]
+    for enrollment, seats in zip(held, courses, strict=True):
         state.drop(enrollment, seats, cause)
+    for seats in courses:
         state.promote(seats, cause)
     state.delete_student(command.student_id)
     return Done()

@@ -6,7 +6,7 @@ sure that each one keeps rows, counts, queue and event log in step.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,8 @@ class Seats:
     permit_required: bool
     enrolled_count: int
     waitlisted_count: int
+    # How many of those who wait keep another course until promoted.
+    swap_count: int
     last_sequence: int
     last_event_time: datetime | None
     queue: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -168,6 +170,8 @@ class State:
     missing_students: set[int] = field(default_factory=set)
     # Of the pairs that may need one, also those that have expired. Never changed in place.
     waivers: dict[Pair, Waivers] = field(default_factory=dict)
+    # For courses that somebody may queue for to swap: those from which promotions can reach them.
+    upstream: dict[int, frozenset[int]] = field(default_factory=dict)
     # What was inserted for the commands that create something, and who has the keys of the others.
     new_students: dict[Command[Any], Student] = field(default_factory=dict)
     new_courses: dict[Command[Any], Course] = field(default_factory=dict)
@@ -200,6 +204,7 @@ class State:
             students=dict(self.students),
             missing_students=set(self.missing_students),
             waivers=dict(self.waivers),
+            upstream=self.upstream,
         )
 
     def enrollments_of(self, *, student_id: int | None = None, course_id: int | None = None) -> list[Enrollment]:
@@ -218,44 +223,138 @@ class State:
         seats.enrolled_count += 1
         return self._enter(student_id, seats, ENROLLED, cause)
 
-    def queue(self, student_id: int, seats: Seats, cause: Cause) -> Enrollment:
-        """Puts a newcomer at the tail of the waitlist."""
+    def queue(self, student_id: int, seats: Seats, cause: Cause, swap_from_course_id: int = 0) -> Enrollment:
+        """Puts a newcomer at the tail of the waitlist, who may keep another course until promoted."""
         seats.waitlisted_count += 1
+        seats.swap_count += bool(swap_from_course_id)
         if seats.queue_whole:
             seats.queue[student_id] = None
-        return self._enter(student_id, seats, WAITLISTED, cause)
+        return self._enter(student_id, seats, WAITLISTED, cause, swap_from_course_id)
+
+    def swap_from(self, waiting: Enrollment, seats: Seats, swap_from_course_id: int, cause: Cause) -> Enrollment:
+        """Lets who waits in a queue that is known whole keep that course until promoted; the place stays."""
+        position = list(seats.queue).index(waiting.student_id) + 1
+        if waiting.swap_from_course_id == swap_from_course_id:
+            return waiting._replace(waitlist_position=position)
+        seats.swap_count += not waiting.swap_from_course_id
+        self._touch(waiting, seats)
+        event = self._log(seats, waiting.student_id, WAITLISTED, WAITLISTED, position, cause, swap_from_course_id)
+        changed = waiting._replace(
+            waitlist_position=position, swap_from_course_id=swap_from_course_id, latest=event.sequence
+        )
+        self.enrollments[waiting.student_id, waiting.course_id] = changed
+        return changed
 
     def drop(self, enrollment: Enrollment, seats: Seats, cause: Cause) -> Enrollment:
         """Ends an enrollment; a seat that becomes free stays free until `promote`."""
         if enrollment.state == WAITLISTED:
             seats.waitlisted_count -= 1
+            seats.swap_count -= bool(enrollment.swap_from_course_id)
             seats.queue.pop(enrollment.student_id, None)
         else:
             seats.enrolled_count -= 1
         self._touch(enrollment, seats)
         del self.enrollments[enrollment.student_id, enrollment.course_id]
         event = self._log(seats, enrollment.student_id, enrollment.state, DROPPED, 0, cause)
-        return enrollment._replace(
-            state=DROPPED, waitlist_position=0, enroll_time=event.event_time, sequence=event.sequence
-        )
+        return _begun(enrollment, DROPPED, event)
 
-    def promote(self, seats: Seats, cause: Cause) -> list[int]:
-        """Gives free seats to the first waiters, in order; nobody is promoted after the close time."""
-        promoted: list[int] = []
-        closed = seats.is_closed(self.now)
-        cause = cause._replace(reason=ServiceReason.PROMOTION)
-        while seats.waitlisted_count and seats.has_room and not closed:
-            student_id, _ = seats.queue.popitem(last=False)
-            waiting = self.enrollments[student_id, seats.course_id]
-            self._touch(waiting, seats)
-            seats.waitlisted_count -= 1
-            seats.enrolled_count += 1
-            event = self._log(seats, student_id, WAITLISTED, ENROLLED, 0, cause)
-            self.enrollments[student_id, seats.course_id] = waiting._replace(
-                state=ENROLLED, waitlist_position=0, enroll_time=event.event_time, sequence=event.sequence
-            )
-            promoted.append(student_id)
-        return promoted
+    def promote(self, seats: Seats, cause: Cause) -> None:
+        """Gives free seats to the first waiters, in order, and what follows from it; nobody after the close time.
+
+        Who swaps leaves the other course, where seats become free in turn. Circles that this closes are traded.
+        """
+        if seats.swap_count:
+            self.follow([seats], cause)
+        else:
+            self.fill(seats, cause)
+
+    def fill(self, seats: Seats, cause: Cause) -> list[Seats]:
+        """Gives the free seats of a course to its first waiters; returns the courses that they left for it."""
+        left: list[Seats] = []
+        promoting = cause._replace(reason=ServiceReason.PROMOTION)
+        while seats.waitlisted_count and seats.has_room and not seats.is_closed(self.now):
+            waiting = self._promote_first(seats, promoting)
+            kept = self._kept_by(waiting)
+            if kept is not None:
+                source = self.seats[kept.course_id]
+                self.drop(kept, source, cause._replace(reason=ServiceReason.SWAP))
+                left.append(source)
+        return left
+
+    def follow(self, courses: Iterable[Seats], cause: Cause) -> None:
+        """Promotes and trades where somebody has left or another is first in line, until nobody can move any more."""
+        pending = deque(courses)
+        while pending:
+            seats = pending.popleft()
+            pending.extend(self.fill(seats, cause))
+            if circle := self._circle(seats):
+                self._trade(circle, cause._replace(reason=ServiceReason.TRADE))
+                pending.extend(course for course, _ in circle)
+
+    def _circle(self, start: Seats) -> list[tuple[Seats, Enrollment]]:
+        """Full courses whose first waiters each hold a seat in the next one, the last one's in the first; or nothing.
+
+        A course has one first waiter, so it points to one course at the most.
+        """
+        circle: list[tuple[Seats, Enrollment]] = []
+        seen: set[int] = set()
+        seats = start
+        while seats.course_id not in seen:
+            seen.add(seats.course_id)
+            waiting = self._first_trader(seats)
+            if waiting is None:
+                return []
+            circle.append((seats, waiting))
+            seats = self.seats[waiting.swap_from_course_id]
+        return circle if seats is start else []
+
+    def _first_trader(self, seats: Seats) -> Enrollment | None:
+        """Who is first in line, if they hold a seat in the course that they would leave."""
+        if not seats.swap_count or seats.is_closed(self.now):
+            return None
+        waiting = self.enrollments[next(iter(seats.queue)), seats.course_id]
+        kept = self._kept_by(waiting)
+        return waiting if kept is not None and kept.state == ENROLLED else None
+
+    def _trade(self, circle: Sequence[tuple[Seats, Enrollment]], cause: Cause) -> None:
+        """All leave before any enters, so that no course ever has more students than seats."""
+        for _, waiting in circle:
+            kept = self.enrollments[waiting.student_id, waiting.swap_from_course_id]
+            self.drop(kept, self.seats[kept.course_id], cause)
+        for seats, _ in circle:
+            self._promote_first(seats, cause)
+
+    def _kept_by(self, waiting: Enrollment) -> Enrollment | None:
+        """The seat or place in line that somebody would leave for this one, if they still have it."""
+        if not waiting.swap_from_course_id:
+            return None
+        return self.enrollments.get((waiting.student_id, waiting.swap_from_course_id))
+
+    def _promote_first(self, seats: Seats, cause: Cause) -> Enrollment:
+        """Gives the first waiter a seat; returns the enrollment as it was."""
+        student_id, _ = seats.queue.popitem(last=False)
+        waiting = self.enrollments[student_id, seats.course_id]
+        self._touch(waiting, seats)
+        seats.waitlisted_count -= 1
+        seats.swap_count -= bool(waiting.swap_from_course_id)
+        seats.enrolled_count += 1
+        event = self._log(seats, student_id, WAITLISTED, ENROLLED, 0, cause)
+        self.enrollments[student_id, seats.course_id] = _begun(waiting, ENROLLED, event)
+        return waiting
+
+    def tied_to(self, course_ids: Iterable[int]) -> set[int]:
+        """The courses that promotions in these can reach, by those who swap, with these; their queues are known."""
+        reached = set(course_ids)
+        pending = list(reached)
+        while pending:
+            course_id = pending.pop()
+            seats = self.seats.get(course_id)
+            if seats is None or not seats.swap_count:
+                continue
+            found = {self.enrollments[student_id, course_id].swap_from_course_id for student_id in seats.queue}
+            pending += found - reached - {0}
+            reached |= found - {0}
+        return reached
 
     def waived(self, student_id: int, seats: Seats) -> list[Reason]:
         """The refusals that are lifted for a student in a course now."""
@@ -305,6 +404,7 @@ class State:
             course.permit_required,
             enrolled_count=0,
             waitlisted_count=0,
+            swap_count=0,
             last_sequence=0,
             last_event_time=None,
             queue_whole=True,
@@ -373,15 +473,19 @@ class State:
         """The seat rows to write back, by ascending id."""
         return [self.seats[course_id] for course_id in sorted(self.touched_courses - self.opened_courses)]
 
-    def _enter(self, student_id: int, seats: Seats, state: int, cause: Cause) -> Enrollment:
+    def _enter(
+        self, student_id: int, seats: Seats, state: int, cause: Cause, swap_from_course_id: int = 0
+    ) -> Enrollment:
         course_id = seats.course_id
         pair = (student_id, course_id)
         position = seats.waitlisted_count if state == WAITLISTED else 0
         self.existed.setdefault(pair, False)
         self.touched_courses.add(course_id)
-        event = self._log(seats, student_id, NO_STATE, state, position, cause)
+        event = self._log(seats, student_id, NO_STATE, state, position, cause, swap_from_course_id)
         since = event.event_time
-        enrollment = Enrollment(student_id, course_id, state, position, since, since, event.sequence)
+        enrollment = Enrollment(
+            student_id, course_id, state, position, since, since, event.sequence, swap_from_course_id
+        )
         self.enrollments[pair] = enrollment
         if self._pairs_of_student is not None and self._pairs_of_course is not None:
             self._pairs_of_student.setdefault(student_id, set()).add(pair)
@@ -392,8 +496,18 @@ class State:
         self.existed.setdefault((enrollment.student_id, enrollment.course_id), True)
         self.touched_courses.add(seats.course_id)
 
-    def _log(self, seats: Seats, student_id: int, previous: int, state: int, position: int, cause: Cause) -> Event:
-        return self._append(seats, OF_ENROLLMENT, student_id, previous, state, position, None, cause)
+    def _log(
+        self,
+        seats: Seats,
+        student_id: int,
+        previous: int,
+        state: int,
+        position: int,
+        cause: Cause,
+        swap_from_course_id: int = 0,
+    ) -> Event:
+        more = (None, None, False, swap_from_course_id) if swap_from_course_id else ()
+        return self._append(seats, OF_ENROLLMENT, student_id, previous, state, position, None, cause, more)
 
     def _log_course(self, seats: Seats, kind: int, changed_fields: tuple[str, ...] | None, cause: Cause) -> None:
         self._append(seats, kind, None, NO_STATE, NO_STATE, 0, changed_fields, cause)
@@ -421,7 +535,7 @@ class State:
         position: int,
         changed_fields: tuple[str, ...] | None,
         cause: Cause,
-        waiver: tuple[Any, ...] = (),
+        more: tuple[Any, ...] = (),
     ) -> Event:
         """Adds an event to the log of a course; whoever calls this has brought the counts up to date."""
         seats.last_sequence += 1
@@ -442,10 +556,22 @@ class State:
             changed_fields,
             seats.last_event_time,
             *cause,
-            *waiver,
+            *more,
         )
         self.events.append(event)
         return event
+
+
+def _begun(enrollment: Enrollment, state: int, event: Event) -> Enrollment:
+    """The enrollment in the state that an event has begun."""
+    return enrollment._replace(
+        state=state,
+        waitlist_position=0,
+        enroll_time=event.event_time,
+        sequence=event.sequence,
+        swap_from_course_id=0,
+        latest=0,
+    )
 
 
 def _grouped(pairs: Iterable[Pair]) -> tuple[dict[int, set[Pair]], dict[int, set[Pair]]]:

@@ -38,7 +38,13 @@ class Busy(NamedTuple):
     row: Row
 
 
-Outcome: TypeAlias = Answer | Refusal | Busy
+class Heavy(NamedTuple):
+    """Stands for the answer to a command that was not decided, because it needs more courses than a single call may."""
+
+    course_ids: frozenset[int]
+
+
+Outcome: TypeAlias = Answer | Refusal | Busy | Heavy
 Outcomes: TypeAlias = dict[Command[Any], Outcome]
 
 
@@ -60,9 +66,14 @@ NOTHING = Decided({}, (), {})
 
 
 async def run_batch(
-    connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
+    connection: DriverConnection,
+    commands: Sequence[Command[Any]],
+    database: Database,
+    *,
+    skip_locked: bool = False,
+    quick: bool = False,
 ) -> Decided:
-    """The outcome of each command, written but not yet committed.
+    """The outcome of each command, written but not yet committed; where it must be `quick`, heavy ones are left out.
 
     Commands that share a request_id must have the same payload (see `footprint.rounds`); they are decided once.
 
@@ -71,8 +82,9 @@ async def run_batch(
     """
     originals = _originals(commands)
     distinct = list(dict.fromkeys(originals.values()))
-    state, busy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked)
+    state, busy, heavy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked, quick=quick)
     outcomes: Outcomes = {command: Busy(row) for command, row in busy.items()}
+    outcomes |= {command: Heavy(course_ids) for command, course_ids in heavy.items()}
     ready = [command for command in distinct if command not in outcomes] if outcomes else distinct
     recorded = await _claim(ready, connection)
     fresh = [command for command in ready if command not in recorded] if recorded else ready
@@ -150,7 +162,7 @@ async def _record(outcomes: Outcomes, connection: DriverConnection) -> None:
             continue
         if isinstance(outcome, Refusal):
             refused.append(command.key)
-        elif not isinstance(outcome, Busy):
+        elif not isinstance(outcome, Busy | Heavy):
             answers[command.key] = replies.encode(outcome)
     await requests.record(connection, answers)
     await requests.release(connection, refused)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from enrollment_service.domain.commands import Command, CreateCourse, CreateStudent, Upsert
+from enrollment_service.domain.commands import MAX_QUICK_TIES, Command, CreateCourse, CreateStudent, Upsert
 from enrollment_service.domain.footprint import SEATS, STUDENTS, Footprint, Row
 from enrollment_service.domain.records import WAITLISTED, Enrollment
+from enrollment_service.domain.rules import MAX_TIES
 from enrollment_service.domain.state import Pair, Seats, State
 from enrollment_service.engine.upserting import check, insert_rows, look_up
 from enrollment_service.store import courses, seats, students, waivers
@@ -21,15 +23,33 @@ from enrollment_service.store.seats import LockedSeats
 from enrollment_service.store.transactions import DriverConnection
 
 
-async def lock_and_load(
-    connection: DriverConnection, commands: Sequence[Command[Any]], database: Database, *, skip_locked: bool = False
-) -> tuple[State, dict[Command[Any], Row]]:
-    """The state that the commands are decided on; everything they may change is locked until the transaction ends.
+class Locked(NamedTuple):
+    """What commands can be decided on, and those that cannot be.
 
-    With `skip_locked` it waits for no seats: commands that need a row which others have locked are returned with it,
-    and cannot be decided on this state. Otherwise locks are taken in the same order by everybody (seat rows, then
-    students, each ascending). So nobody deadlocks. What is loaded is as it stands once the locks that it relies on are
-    held.
+    Attributes:
+        state: everything that the other commands may change is locked until the transaction ends.
+        busy: commands that need a row which others have locked, with that row.
+        heavy: commands that need more courses than single calls may hold up, with these courses.
+    """
+
+    state: State
+    busy: dict[Command[Any], Row]
+    heavy: dict[Command[Any], frozenset[int]]
+
+
+async def lock_and_load(
+    connection: DriverConnection,
+    commands: Sequence[Command[Any]],
+    database: Database,
+    *,
+    skip_locked: bool = False,
+    quick: bool = False,
+) -> Locked:
+    """The state that the commands are decided on.
+
+    With `skip_locked` it waits for no seats: commands that need a row which others have locked cannot be decided.
+    Otherwise locks are taken in the same order by everybody (seat rows, then students, each ascending). So nobody
+    deadlocks. What is loaded is as it stands once the locks that it relies on are held.
 
     Raises:
         StaleError: a student who is to be deleted has entered another course between looking and locking, or an
@@ -41,6 +61,9 @@ async def lock_and_load(
     loaded = await seats.lock_and_load(
         connection, footprint.courses, footprint.pairs, database.clock, skip_locked=skip_locked
     )
+    ties = Ties(footprint, loaded)
+    if ties.may_bind:
+        await ties.lock(connection, database)
     locked_students, busy_students = await students.lock_students(
         connection,
         footprint.updated_students | footprint.deleted_students,
@@ -48,15 +71,89 @@ async def lock_and_load(
         skip_locked=skip_locked,
     )
     await check(connection, commands)
-    busy = {Row(SEATS, course_id) for course_id in loaded.busy}
+    busy = {Row(SEATS, course_id) for course_id in ties.busy}
     busy.update(Row(STUDENTS, student_id) for student_id in busy_students)
-    state = State(now=loaded.now, missing_students=set(loaded.missing_students), students=locked_students)
-    state.seats = await _with_details(connection, loaded.seats, database, footprint)
+    state = State(now=ties.now, missing_students=set(loaded.missing_students), students=locked_students)
+    state.seats = await _with_details(connection, list(ties.locked.values()), database, footprint)
     _know(state, loaded.enrollments)
     state.waivers = await waivers.load_waivers(connection, footprint.waivers_needed(state.seats, state.now))
     await _load_held(connection, state, footprint)
-    await _load_queues(connection, state, footprint)
-    return state, first_busy({command: _rows_of(command, footprint.held) for command in commands}, busy) if busy else {}
+    await _load_queues(connection, state, footprint, ties.tied)
+    if ties.may_bind:
+        await _load_kept(connection, state)
+        for course_id in footprint.swapped_into:
+            state.upstream[course_id] = await seats.load_upstream(connection, course_id, MAX_TIES)
+    reached = {command: ties.reached_by(command, footprint.held) for command in commands} if ties.may_bind else {}
+    heavy = {one: frozenset(ids) for one, ids in reached.items() if quick and len(ids) > MAX_QUICK_TIES}
+    rows = {
+        command: [*_rows_of(command, footprint.held), *(Row(SEATS, one) for one in reached.get(command, ()))]
+        for command in commands
+        if busy
+    }
+    return Locked(state, first_busy(rows, busy), heavy)
+
+
+class Ties:
+    """The courses that promotions can reach from those that are locked, by waiters who leave another course for theirs.
+
+    They are locked, too, and looked at again until no more are found. What is added is never waited for, so the order
+    in which it is found does not matter: a row that is not free at once is busy.
+    """
+
+    def __init__(self, footprint: Footprint, loaded: seats.Loaded) -> None:
+        self._asked = set(footprint.courses)
+        self.locked = {row.course_id: row for row in loaded.seats}
+        self.busy = set(loaded.busy)
+        self.now = loaded.now
+        self._swapped = footprint.swapped
+        self._unsettled = {row.course_id for row in loaded.seats if _is_unsettled(row, loaded.now)}
+        self._moving = footprint.moving | self._unsettled
+        self._targets: dict[int, set[int]] = {}
+        # Courses whose waiters must all be known.
+        self.tied: set[int] = set()
+
+    @property
+    def may_bind(self) -> bool:
+        """Whether anybody swaps into what is locked, or is about to."""
+        return bool(self._swapped) or any(self.locked[one].swap_count for one in self._moving & self.locked.keys())
+
+    async def lock(self, connection: DriverConnection, database: Database) -> None:
+        """Locks what can be reached, too."""
+        while True:
+            unknown = [one for one, row in self.locked.items() if row.swap_count and one not in self._targets]
+            self._targets |= await seats.load_targets(connection, unknown) if unknown else {}
+            more = self._reached(self._moving) - self._asked
+            if not more:
+                break
+            self._asked |= more
+            loaded = await seats.lock_and_load(connection, more, (), database.clock, skip_locked=True)
+            self.locked |= {row.course_id: row for row in loaded.seats}
+            self.busy |= loaded.busy
+            self.now = loaded.now
+        swapped = {one for one in self._moving if self._targets.get(one)} | self._swapped
+        self.tied = self._reached(swapped)
+
+    def reached_by(self, command: Command[Any], held: Iterable[Pair]) -> set[int]:
+        """The courses that a command can make somebody move in, and that it must have locked for it."""
+        footprint = Footprint.of([command])
+        footprint.add_held(pair for pair in held if pair[0] in footprint.deleted_students)
+        return self._reached(footprint.moving | (footprint.courses & self._unsettled))
+
+    def _reached(self, course_ids: Iterable[int]) -> set[int]:
+        reached = set(course_ids)
+        pending = list(reached)
+        while pending:
+            new = self._targets.get(pending.pop(), set()) - reached
+            reached |= new
+            pending += new
+        return reached
+
+
+def _is_unsettled(row: seats.LockedSeats, now: datetime) -> bool:
+    """As `Seats.is_unsettled`, before the details are known."""
+    has_room = row.capacity is None or row.enrolled_count < row.capacity
+    is_closed = row.enroll_close_time is not None and now >= row.enroll_close_time
+    return row.waitlisted_count > 0 and has_room and not is_closed
 
 
 async def look_up_rows(
@@ -129,14 +226,20 @@ async def _load_held(connection: DriverConnection, state: State, footprint: Foot
     _know(state, held)
 
 
-async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint) -> None:
+async def _load_kept(connection: DriverConnection, state: State) -> None:
+    """The enrollments that those who wait would leave."""
+    pairs = {(one.student_id, one.swap_from_course_id) for one in state.enrollments.values() if one.swap_from_course_id}
+    _know(state, await seats.load_pairs(connection, sorted(pairs - state.enrollments.keys())))
+
+
+async def _load_queues(connection: DriverConnection, state: State, footprint: Footprint, tied: Collection[int]) -> None:
     """As much of each waitlist as can matter."""
     async for place in seats.load_rosters(connection, footprint.rosters & state.seats.keys()):
         state.enrollments[_pair(place)] = place
         if place.state == WAITLISTED:
             state.seats[place.course_id].queue[place.student_id] = None
     for course_id, queue in (
-        await seats.load_waiters(connection, footprint.waiters_needed(state.seats, state.now))
+        await seats.load_waiters(connection, footprint.waiters_needed(state.seats, state.now, tied))
     ).items():
         _know(state, queue)
         state.seats[course_id].queue = OrderedDict.fromkeys(waiter.student_id for waiter in queue)

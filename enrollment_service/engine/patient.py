@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from enrollment_service.domain.commands import Answer, Command
 from enrollment_service.domain.errors import DatabaseUnavailable, Overloaded
 from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
-from enrollment_service.engine.batch import Busy
+from enrollment_service.engine.batch import Busy, Heavy
 from enrollment_service.store.database import MAX_IDLE_IN_TRANSACTION_MS
 from enrollment_service.store.locks import RowBusyError, end_frozen, find_busy
 from enrollment_service.store.transactions import HeldConnection, told
@@ -33,7 +33,7 @@ LONG_TURN_MS = MAX_IDLE_IN_TRANSACTION_MS
 # it tries it holds its seats, and nobody else should have to notice.
 PAUSE_SECONDS = 0.1
 
-Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy]
+Results: TypeAlias = dict[Command[Any], Answer | Exception | Busy | Heavy]
 
 
 class Entry(NamedTuple):
@@ -313,7 +313,7 @@ class PatientLane:
             if row in self._since:
                 self._since[row] = now
 
-    def _settle(self, entry: Entry, result: Answer | Exception | Busy) -> None:
+    def _settle(self, entry: Entry, result: Answer | Exception | Busy | Heavy) -> None:
         if entry.answer.done():
             return
         if isinstance(result, Busy) and self._remaining(entry.since) > 0:
@@ -323,7 +323,7 @@ class PatientLane:
             entry.answer.set_exception(DatabaseUnavailable())
         elif isinstance(result, Exception):
             entry.answer.set_exception(result)
-        else:
+        elif not isinstance(result, Heavy):  # which only the usual lane sorts out
             entry.answer.set_result(result)
 
     def _drain(self, row: Row) -> list[Entry]:

@@ -65,7 +65,7 @@ def decode(text: str) -> Kept:
 
 
 def _encode_enrollment(enrollment: Enrollment) -> dict[str, Any]:
-    return {
+    kept = {
         "student_id": enrollment.student_id,
         "course_id": enrollment.course_id,
         "state": enrollment.state,
@@ -74,6 +74,9 @@ def _encode_enrollment(enrollment: Enrollment) -> dict[str, Any]:
         "create_time": enrollment.create_time,
         "sequence": enrollment.sequence,
     }
+    # Of who waits to swap; of others left out, as before there were any.
+    more = {"swap_from_course_id": enrollment.swap_from_course_id, "latest": enrollment.latest}
+    return kept | {name: value for name, value in more.items() if value}
 
 
 def _decode_enrollment(kept: dict[str, Any]) -> Enrollment:
@@ -85,6 +88,8 @@ def _decode_enrollment(kept: dict[str, Any]) -> Enrollment:
         enroll_time=_time(kept["enroll_time"]),
         create_time=_time(kept["create_time"]),
         sequence=kept["sequence"],
+        swap_from_course_id=kept.get("swap_from_course_id", 0),
+        latest=kept.get("latest", 0),
     )
 
 

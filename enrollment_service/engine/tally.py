@@ -45,7 +45,8 @@ def count(events: Sequence[Event], outcomes: Mapping[Command[Any], Any]) -> None
     """Counts the transitions of a committed transaction, and the refusals among what was decided in it."""
     times: dict[tuple[int, int], int] = {}
     for event in events:
-        if event.kind == OF_ENROLLMENT:
+        # Who waits on, now to swap, has not moved.
+        if event.kind == OF_ENROLLMENT and event.previous_state != event.state:
             transition = event.previous_state, event.state
             times[transition] = times.get(transition, 0) + 1
     for transition, number in times.items():

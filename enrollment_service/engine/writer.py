@@ -7,6 +7,7 @@ fails.
 - The usual lane waits for no lock: what others have locked is set aside.
 - What was set aside waits in the patient lane (`patient.py`), row by row.
 - Commands that may take long have a lane of their own, so that a single call never waits for more than one of them.
+  So do those whose promotions may reach many courses, which only the usual lane finds out.
 - Commands that create something have one too: a key that somebody else is about to take cannot be skipped.
 """
 
@@ -27,7 +28,7 @@ from enrollment_service.domain.errors import (
     student_taken,
 )
 from enrollment_service.domain.footprint import SOMETHING, Row, rounds
-from enrollment_service.engine.batch import NOTHING, Busy, run_batch
+from enrollment_service.engine.batch import NOTHING, Busy, Heavy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
 from enrollment_service.engine.loading import first_busy, look_up_rows
 from enrollment_service.engine.patient import PatientLane, Results, Turn
@@ -144,6 +145,10 @@ class Writer:
             for command, result in (await self._attempt(held, partial(list, group))).items():
                 if isinstance(result, Busy):
                     answers[command] = self._patient.add(result.row, command)
+                elif isinstance(result, Heavy):
+                    # From here on it locks all that it needs in order, and may wait for it.
+                    command.tied = result.course_ids
+                    answers[command] = asyncio.ensure_future(self._bulk.submit(command))
                 else:
                     answers[command] = result
         return [answers[command] for command in commands]
@@ -180,7 +185,8 @@ class Writer:
             # Who has waited for a row alone may then wait a little for others.
             skip = not any(command.bulk if first else command.waits for command in commands)
             if commands:
-                decided = await run_batch(connection, commands, self._database, skip_locked=skip)
+                quick = held is self._usual_held
+                decided = await run_batch(connection, commands, self._database, skip_locked=skip, quick=quick)
             return dict(decided.outcomes)
 
         try:

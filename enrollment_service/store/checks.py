@@ -65,6 +65,7 @@ _LEGAL = ", ".join(
     for before, after in (
         (NO_STATE, ENROLLED),
         (NO_STATE, WAITLISTED),
+        (WAITLISTED, WAITLISTED),
         (WAITLISTED, ENROLLED),
         (ENROLLED, DROPPED),
         (WAITLISTED, DROPPED),
@@ -114,10 +115,12 @@ CHECKS = (
         FROM course_seats s LEFT JOIN (
             SELECT course_id,
                 count(*) FILTER (WHERE state = {ENROLLED}) AS enrolled,
-                count(*) FILTER (WHERE state = {WAITLISTED}) AS waitlisted
+                count(*) FILTER (WHERE state = {WAITLISTED}) AS waitlisted,
+                count(swap_from_course_id) AS swapping
             FROM student_courses GROUP BY course_id
         ) n USING (course_id)
-        WHERE s.enrolled_count <> coalesce(n.enrolled, 0) OR s.waitlisted_count <> coalesce(n.waitlisted, 0)
+        WHERE (s.enrolled_count, s.waitlisted_count, s.swap_count)
+            <> (coalesce(n.enrolled, 0), coalesce(n.waitlisted, 0), coalesce(n.swapping, 0))
         """,
     ),
     Check(
@@ -159,12 +162,28 @@ CHECKS = (
         SELECT course_id, student_id, last.sequence
         FROM (
             SELECT DISTINCT ON (course_id, student_id) course_id, student_id, state, sequence, event_time
-            FROM enrollment_events WHERE kind = {OF_ENROLLMENT} ORDER BY course_id, student_id, sequence DESC
+            FROM enrollment_events WHERE kind = {OF_ENROLLMENT} AND previous_state <> state
+            ORDER BY course_id, student_id, sequence DESC
         ) last FULL JOIN student_courses e USING (course_id, student_id)
         WHERE CASE
             WHEN e.state IS NULL THEN last.state <> {DROPPED}
             ELSE (last.state, last.sequence, last.event_time) IS DISTINCT FROM (e.state, e.sequence, e.enroll_time)
         END
+        """,
+    ),
+    Check(
+        "swaps are the log",
+        "The last event of every waiter names the course that they keep until promoted, and nobody else keeps one.",
+        f"""
+        SELECT e.course_id, e.student_id, last.sequence
+        FROM student_courses e LEFT JOIN LATERAL (
+            SELECT sequence, previous_state, swap_from_course_id FROM enrollment_events v
+            WHERE e.state = {WAITLISTED} AND v.kind = {OF_ENROLLMENT}
+                AND (v.course_id, v.student_id) = (e.course_id, e.student_id)
+            ORDER BY sequence DESC LIMIT 1
+        ) last ON true
+        WHERE e.swap_from_course_id IS DISTINCT FROM last.swap_from_course_id
+            OR e.latest_sequence IS DISTINCT FROM CASE last.previous_state WHEN {WAITLISTED} THEN last.sequence END
         """,
     ),
     Check(
@@ -297,7 +316,7 @@ CHECKS = (
                 SELECT course_id, student_id, state, sequence AS joined_at,
                     lead(sequence) OVER visits AS left_at, lead(state) OVER visits AS left_for
                 FROM enrollment_events
-                WHERE {WAITLISTED} IN (state, previous_state)
+                WHERE {WAITLISTED} IN (state, previous_state) AND state <> previous_state
                 WINDOW visits AS (PARTITION BY course_id, student_id ORDER BY sequence)
             ) visited
             WHERE state = {WAITLISTED}
@@ -326,13 +345,17 @@ CHECKS = (
         f"""
         SELECT course_id, student_id, sequence
         FROM (
-            SELECT course_id, student_id, sequence, state, waitlist_position,
+            SELECT course_id, student_id, sequence, previous_state, state, waitlist_position,
                 sum(waitlisted_more) OVER (
                     PARTITION BY course_id ORDER BY sequence ROWS UNBOUNDED PRECEDING
                 ) AS waiting
             FROM {_COUNTED}
         ) queued
-        WHERE waitlist_position <> CASE state WHEN {WAITLISTED} THEN waiting ELSE 0 END
+        WHERE CASE
+            WHEN (previous_state, state) = ({WAITLISTED}, {WAITLISTED}) THEN waitlist_position NOT BETWEEN 1 AND waiting
+            WHEN state = {WAITLISTED} THEN waitlist_position <> waiting
+            ELSE waitlist_position <> 0
+        END
         """,
     ),
     Check(

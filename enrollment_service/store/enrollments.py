@@ -40,13 +40,20 @@ _position = case(
 )
 
 
+_swap_columns = [
+    func.coalesce(EnrollmentRow.swap_from_course_id, constant(0)),
+    func.coalesce(EnrollmentRow.latest_sequence, constant(0)),
+]
+
+
 def _student_courses() -> Prepared:
     wanted = rows_of(student_ids=bigint, afters=bigint, limits=bigint, states=integer, ordinals=bigint)
     page = (
         select(
             EnrollmentRow.course_id,
             EnrollmentRow.state,
-            EnrollmentRow.sequence,
+            # What the etag is; the position is computed here.
+            func.coalesce(EnrollmentRow.latest_sequence, EnrollmentRow.sequence).label("sequence"),
             EnrollmentRow.enroll_time,
             # Mostly the same; then it need not be sent and decoded twice.
             func.nullif(EnrollmentRow.create_time, EnrollmentRow.enroll_time).label("create_time"),
@@ -54,6 +61,7 @@ def _student_courses() -> Prepared:
             SeatsRow.version,
             SeatsRow.enrolled_count,
             SeatsRow.waitlisted_count,
+            EnrollmentRow.swap_from_course_id,
         )
         .join_from(EnrollmentRow, SeatsRow, SeatsRow.course_id == EnrollmentRow.course_id)
         .where(
@@ -127,6 +135,7 @@ def _pairs() -> Prepared:
             EnrollmentRow.enroll_time,
             EnrollmentRow.create_time,
             EnrollmentRow.sequence,
+            *_swap_columns,
             *student_columns,
             *counted_columns,
         ).select_from(
@@ -205,6 +214,7 @@ async def _page(
             EnrollmentRow.enroll_time,
             EnrollmentRow.create_time,
             EnrollmentRow.sequence,
+            *_swap_columns,
             *student_columns,
         )
         .join_from(EnrollmentRow, StudentRow, StudentRow.id == EnrollmentRow.student_id)
@@ -214,8 +224,10 @@ async def _page(
     )
     page = []
     for index, row in enumerate(await connection.execute(statement)):
-        student_id, waiting_before, entered, created, sequence, *student = row
+        student_id, waiting_before, entered, created, sequence, swap_from, latest, *student = row
         position = waiting_before + index + 1 if state == WAITLISTED else 0
-        enrollment = Enrollment(student_id, query.course_id, state, position, entered, created, sequence)
+        enrollment = Enrollment(
+            student_id, query.course_id, state, position, entered, created, sequence, swap_from, latest
+        )
         page.append(EnrollmentView(enrollment, Student(*student)))
     return page

@@ -32,6 +32,7 @@ _RULES = [
     SeatsRow.permit_required,
     SeatsRow.enrolled_count,
     SeatsRow.waitlisted_count,
+    SeatsRow.swap_count,
     SeatsRow.last_sequence,
     SeatsRow.last_event_time,
 ]

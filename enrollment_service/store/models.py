@@ -154,6 +154,8 @@ class SeatsRow(Base):
     last_sequence: Mapped[int] = mapped_column(server_default="0")
     last_event_time: Mapped[datetime | None]
     permit_required: Mapped[bool] = mapped_column(server_default=text("false"))
+    # How many of those who wait keep another course until promoted.
+    swap_count: Mapped[int] = mapped_column(Integer, server_default="0")
     # Counts the changes of what clients write, here and in `courses`; etags and the cache of details rest on it.
     version: Mapped[int] = mapped_column(server_default="1")
 
@@ -179,6 +181,9 @@ class EnrollmentRow(Base):
     # Of the event that began the present state: a waiter's ticket, and the row's etag.
     sequence: Mapped[int]
     enroll_time: Mapped[datetime]
+    # Of a waiter: the course that is kept until promoted, and the event that last changed it, if any did.
+    swap_from_course_id: Mapped[int | None]
+    latest_sequence: Mapped[int | None]
 
     student: Mapped[StudentRow] = relationship(back_populates="enrollments", lazy="raise")
     course: Mapped[CourseRow] = relationship(back_populates="enrollments", lazy="raise")
@@ -191,6 +196,18 @@ class EnrollmentRow(Base):
             "course_id",
             "sequence",
             postgresql_where=text(f"state = {WAITLISTED}"),
+        ),
+        # Both ways along the chains of those who swap; there are few.
+        Index(
+            "ix_student_courses_swaps",
+            "course_id",
+            "swap_from_course_id",
+            postgresql_where=text("swap_from_course_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_student_courses_swap_from",
+            "swap_from_course_id",
+            postgresql_where=text("swap_from_course_id IS NOT NULL"),
         ),
     )
 
@@ -240,6 +257,7 @@ class EventRow(Base):
     waived_reasons: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     waiver_expire_time: Mapped[datetime | None]
     waiver_revoked: Mapped[bool] = mapped_column(server_default=text("false"))
+    swap_from_course_id: Mapped[int | None]
     xid: Mapped[int] = mapped_column(Xid8(), server_default=text("pg_current_xact_id()"))
 
     __table_args__ = (

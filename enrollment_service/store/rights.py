@@ -51,12 +51,13 @@ _TIMES = ("create_time", "update_time")
 _OF_STUDENT = ("full_name", "email", "external_id")
 _OF_COURSE = ("code", "title", "description", "external_id")
 _OF_SEATS = ("capacity", "waitlist_capacity", "enroll_open_time", "enroll_close_time", "permit_required")
-_OF_COUNTS = ("enrolled_count", "waitlisted_count", "last_sequence", "last_event_time")
-_OF_ENROLLMENT = ("state", "sequence", "enroll_time", "create_time")
+_OF_COUNTS = ("enrolled_count", "waitlisted_count", "swap_count", "last_sequence", "last_event_time")
+_OF_ENROLLMENT = ("state", "sequence", "enroll_time", "create_time", "swap_from_course_id", "latest_sequence")
 _OF_EVENT = (
     *("course_id", "sequence", "kind", "student_id", "previous_state", "state", "waitlist_position"),
     *("enrolled_count", "waitlisted_count", "capacity", "changed_fields", "event_time"),
     *("request_id", "actor", "reason", "waived_reasons", "waiver_expire_time", "waiver_revoked"),
+    "swap_from_course_id",
 )
 _OF_WAIVER = ("expire_time", "create_time", "actor", "sequence")
 RIGHTS = (

@@ -17,10 +17,12 @@ from sqlalchemy import (
     CTE,
     Select,
     any_,
+    bindparam,
     delete,
     func,
     insert,
     literal_column,
+    null,
     select,
     true,
     update,
@@ -63,6 +65,7 @@ class LockedSeats(NamedTuple):
     permit_required: bool
     enrolled_count: int
     waitlisted_count: int
+    swap_count: int
     last_sequence: int
     last_event_time: datetime | None
     version: int
@@ -101,6 +104,8 @@ _PAIR_COLUMNS = [
     EnrollmentRow.enroll_time,
     EnrollmentRow.create_time,
     EnrollmentRow.sequence,
+    EnrollmentRow.swap_from_course_id,
+    EnrollmentRow.latest_sequence,
 ]
 _SEATS = slice(1, 1 + len(_seat_columns))
 _SEEN = slice(_SEATS.stop, _SEATS.stop + 2)
@@ -178,8 +183,8 @@ def _rows_in(columns: Sequence[Sequence[Any] | None]) -> Iterator[tuple[Any, ...
 
 
 def _as_enrollment(row: tuple[Any, ...]) -> Enrollment:
-    student_id, course_id, state, entered, created, sequence = row
-    return Enrollment(student_id, course_id, state, 0, entered, created, sequence)
+    student_id, course_id, state, entered, created, sequence, swap_from, latest = row
+    return Enrollment(student_id, course_id, state, 0, entered, created, sequence, swap_from or 0, latest or 0)
 
 
 _enrollment_columns = [
@@ -190,6 +195,8 @@ _enrollment_columns = [
     EnrollmentRow.enroll_time,
     EnrollmentRow.create_time,
     EnrollmentRow.sequence,
+    func.coalesce(EnrollmentRow.swap_from_course_id, constant(0)).label("swap_from_course_id"),
+    func.coalesce(EnrollmentRow.latest_sequence, constant(0)).label("latest"),
 ]
 
 
@@ -241,6 +248,49 @@ async def load_held(connection: DriverConnection, student_ids: Iterable[int]) ->
     return [Enrollment(*row) for row in await _load_held.fetch(connection, student_ids=ids)] if ids else []
 
 
+_load_targets = Prepared(
+    select(EnrollmentRow.course_id, EnrollmentRow.swap_from_course_id)
+    .where(EnrollmentRow.course_id == any_(array("course_ids")), EnrollmentRow.swap_from_course_id.is_not(None))
+    .distinct()
+)
+
+
+def _upstream() -> Prepared:
+    """The courses from which swaps lead to a first one, with it; up to so many."""
+    reached = select(bindparam("course_id", type_=bigint).label("id")).cte("reached", recursive=True)
+    step = select(EnrollmentRow.course_id).where(
+        EnrollmentRow.swap_from_course_id == reached.c.id, EnrollmentRow.swap_from_course_id.is_not(None)
+    )
+    return Prepared(select(reached.union(step).c.id).limit(bindparam("most", type_=integer)))
+
+
+_load_upstream = _upstream()
+
+
+async def load_targets(connection: DriverConnection, course_ids: Iterable[int]) -> dict[int, set[int]]:
+    """For each course the courses that those who wait for it would leave for it."""
+    targets: dict[int, set[int]] = {course_id: set() for course_id in course_ids}
+    for row in await _load_targets.fetch(connection, course_ids=list(targets)):
+        targets[row[0]].add(row[1])
+    return targets
+
+
+async def load_upstream(connection: DriverConnection, course_id: int, most: int) -> frozenset[int]:
+    """The courses from which promotions can reach this one, with it, as of now; nothing is locked."""
+    rows = await _load_upstream.fetch(connection, course_id=course_id, most=most)
+    return frozenset(row[0] for row in rows)
+
+
+async def load_pairs(connection: DriverConnection, pairs: Iterable[Pair]) -> list[Enrollment]:
+    """The live enrollments among pairs whose seat rows are locked."""
+    transposed = _transposed(pairs)
+    if not transposed:
+        return []
+    students, courses = transposed
+    _, *columns = await _load_pairs.fetch_one(connection, student_ids=students, pair_course_ids=courses)
+    return list(map(_as_enrollment, _rows_in(columns)))
+
+
 # --- apply ------------------------------------------------------------------------------------------------------
 
 
@@ -251,12 +301,20 @@ _ROW_COLUMNS = ["student_id", "course_id", "state", "sequence", "enroll_time", "
 _COMMA: ColumnElement[str] = literal_column("','")
 _CHANGES = Event._fields.index("changed_fields")
 _WAIVED = Event._fields.index("waived_reasons")
+_SWAPPED = Event._fields.index("swap_from_course_id")
 _OPENED_COLUMNS = [*LockedSeats._fields[:-1]]  # the version begins at 1
 _as_row = itemgetter(*map(Enrollment._fields.index, _ROW_COLUMNS))
+_SWAP_COLUMNS = ["swap_from_course_id", "latest_sequence"]
+
+
+def _as_swapping_row(enrollment: Enrollment) -> tuple[Any, ...]:
+    """A row with what only those have who wait to swap."""
+    return (*_as_row(enrollment), enrollment.swap_from_course_id or None, enrollment.latest or None)
 
 
 def _insert_rows(rows: Any) -> CTE:
-    return insert(EnrollmentRow).from_select(_ROW_COLUMNS, select(*rows.c)).cte("inserted")
+    columns = [*_ROW_COLUMNS, *_SWAP_COLUMNS][: len(rows.c)]
+    return insert(EnrollmentRow).from_select(columns, select(*rows.c)).cte("inserted")
 
 
 def _update_rows(rows: Any) -> CTE:
@@ -267,6 +325,9 @@ def _update_rows(rows: Any) -> CTE:
             sequence=rows.c.new_sequences,
             enroll_time=rows.c.new_enroll_times,
             create_time=rows.c.new_create_times,
+            # Who is promoted keeps nothing else any more.
+            swap_from_course_id=rows.c.new_swaps if "new_swaps" in rows.c else null(),
+            latest_sequence=rows.c.new_latest if "new_latest" in rows.c else null(),
         )
         .where(EnrollmentRow.student_id == rows.c.new_students, EnrollmentRow.course_id == rows.c.new_courses)
         .cte("updated")
@@ -289,6 +350,7 @@ def _update_counts(rows: Any) -> CTE:
             capacity=rows.c.seat_capacities,
             enrolled_count=rows.c.seat_enrolled,
             waitlisted_count=rows.c.seat_waitlisted,
+            swap_count=rows.c.seat_swaps,
             last_sequence=rows.c.seat_sequences,
             last_event_time=rows.c.seat_times,
         )
@@ -329,30 +391,30 @@ _EVENT_ARRAYS: dict[str, TypeEngine[Any]] = {
 }
 
 
+_NEW_ROWS: dict[str, TypeEngine[Any]] = {
+    "row_students": bigint,
+    "row_courses": bigint,
+    "row_states": smallint,
+    "row_sequences": bigint,
+    "row_enroll_times": timestamp,
+    "row_create_times": timestamp,
+}
+_CHANGED_ROWS: dict[str, TypeEngine[Any]] = {
+    "new_students": bigint,
+    "new_courses": bigint,
+    "new_states": smallint,
+    "new_sequences": bigint,
+    "new_enroll_times": timestamp,
+    "new_create_times": timestamp,
+}
+
 # Each part of the one statement: its parameters, and how it is written on the rows that they make.
 _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
-    "insert": (
-        {
-            "row_students": bigint,
-            "row_courses": bigint,
-            "row_states": smallint,
-            "row_sequences": bigint,
-            "row_enroll_times": timestamp,
-            "row_create_times": timestamp,
-        },
-        _insert_rows,
-    ),
-    "update": (
-        {
-            "new_students": bigint,
-            "new_courses": bigint,
-            "new_states": smallint,
-            "new_sequences": bigint,
-            "new_enroll_times": timestamp,
-            "new_create_times": timestamp,
-        },
-        _update_rows,
-    ),
+    "insert": (_NEW_ROWS, _insert_rows),
+    "update": (_CHANGED_ROWS, _update_rows),
+    # Instead of those where there are rows of waiters who swap among the others.
+    "insert_swaps": (_NEW_ROWS | {"row_swaps": bigint, "row_latest": bigint}, _insert_rows),
+    "update_swaps": (_CHANGED_ROWS | {"new_swaps": bigint, "new_latest": bigint}, _update_rows),
     "delete": ({"gone_students": bigint, "gone_courses": bigint}, _delete_rows),
     "open": (
         {
@@ -364,6 +426,7 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
             "opened_permits": boolean,
             "opened_enrolled": integer,
             "opened_waitlisted": integer,
+            "opened_swaps": integer,
             "opened_sequences": bigint,
             "opened_times": timestamp,
         },
@@ -375,15 +438,17 @@ _PARTS: dict[str, tuple[dict[str, TypeEngine[Any]], Callable[[Any], CTE]]] = {
             "seat_capacities": integer,
             "seat_enrolled": integer,
             "seat_waitlisted": integer,
+            "seat_swaps": integer,
             "seat_sequences": bigint,
             "seat_times": timestamp,
         },
         _update_counts,
     ),
     "log": (_EVENT_ARRAYS, _append_events),
-    # Instead of "log" where there are events of waivers among the others.
-    "log_waivers": (
-        _EVENT_ARRAYS | {"event_waived": text, "event_expire_times": timestamp, "event_revoked": boolean},
+    # Instead of "log" where there are events of waivers or swaps among the others.
+    "log_more": (
+        _EVENT_ARRAYS
+        | {"event_waived": text, "event_expire_times": timestamp, "event_revoked": boolean, "event_swaps": bigint},
         _append_events,
     ),
 }
@@ -417,17 +482,21 @@ async def apply(connection: DriverConnection, state: State, changes: NetChanges)
     inserted, updated, deleted = changes
     events = state.events
     if len(events) > MAX_EVENTS_BY_ARRAYS:
-        await _copy(connection, EnrollmentRow.__tablename__, _ROW_COLUMNS, map(_as_row, inserted))
+        swapping = [*_ROW_COLUMNS, *_SWAP_COLUMNS]
+        await _copy(connection, EnrollmentRow.__tablename__, swapping, map(_as_swapping_row, inserted))
         await _copy(connection, EventRow.__tablename__, Event._fields, events)
         await _delete_in_pieces(connection, deleted)
         inserted, events, deleted = [], [], []
+    logged = _event_columns(events)
+    swaps = "log_more" in logged or any(row.swap_from_course_id for row in updated)
+    kind, as_row = ("_swaps", _as_swapping_row) if swaps else ("", _as_row)
     columns = {
-        "insert": _transposed(map(_as_row, inserted)),
-        "update": _transposed(map(_as_row, updated)),
+        f"insert{kind}": _transposed(map(as_row, inserted)),
+        f"update{kind}": _transposed(map(as_row, updated)),
         "delete": _transposed(deleted),
         "open": _transposed(map(attrgetter(*_OPENED_COLUMNS), state.opened_seats())),
         "count": _transposed(map(_as_counts, state.touched_seats())),
-        **_event_columns(events),
+        **logged,
     }
     parts = tuple(part for part in _PARTS if columns.get(part))
     if parts:
@@ -465,10 +534,10 @@ def _event_columns(events: Sequence[Event]) -> dict[str, list[Sequence[Any]]]:
     if not columns:
         return {}
     columns[_CHANGES] = _joined(columns[_CHANGES])
-    if not any(columns[_WAIVED]):
+    if not any(columns[_WAIVED]) and not any(columns[_SWAPPED]):
         return {"log": columns[:_WAIVED]}
     columns[_WAIVED] = _joined(columns[_WAIVED])
-    return {"log_waivers": columns}
+    return {"log_more": columns}
 
 
 def _joined(lists: Iterable[Sequence[str] | None]) -> list[str | None]:
@@ -481,6 +550,7 @@ def _as_counts(seats: Seats) -> tuple[Any, ...]:
         seats.capacity,
         seats.enrolled_count,
         seats.waitlisted_count,
+        seats.swap_count,
         seats.last_sequence,
         seats.last_event_time,
     )
@@ -494,10 +564,12 @@ def _transposed(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
 def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
     """Those that a batch may send, by a clock."""
     # Who comes or goes is logged, but not together with the rows where there are many. New courses have nobody yet.
-    usual = [part for part in _PARTS if part not in ("open", "log_waivers")]
+    usual = [part for part in _PARTS if part not in ("open", "log_more", "insert_swaps", "update_swaps")]
     applied = [parts for parts in combinations_of(usual) if "log" in parts]
     applied += [(*before, "open", *after) for before, after in _OPENING]
-    applied += [("count", "log_waivers")]
+    rare = [part for part in _PARTS if part in ("insert_swaps", "update_swaps", "delete", "count", "log_more")]
+    applied += [parts for parts in combinations_of(rare) if {"count", "log_more"} <= set(parts)]
+    applied += [("update_swaps", "count")]
     return [
         *(_lock_and_load(clock, skip_locked) for skip_locked in (True, False)),
         *(_apply_statement(parts) for parts in [*applied, ("count",), ("delete",), ("update", "count")]),
@@ -505,4 +577,6 @@ def batch_statements(clock: ColumnElement[datetime]) -> list[Prepared]:
         _load_waiters,
         _load_rosters,
         _load_held,
+        _load_targets,
+        _load_upstream,
     ]

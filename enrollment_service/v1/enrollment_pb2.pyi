@@ -71,6 +71,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_WATCHER_TOO_SLOW: _ClassVar[ErrorReason]
     ERROR_REASON_EXTERNAL_ID_TAKEN: _ClassVar[ErrorReason]
     ERROR_REASON_PERMIT_REQUIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_SWAP_CHAIN_TOO_LONG: _ClassVar[ErrorReason]
 ENROLLMENT_STATE_UNSPECIFIED: EnrollmentState
 ENROLLMENT_STATE_ENROLLED: EnrollmentState
 ENROLLMENT_STATE_WAITLISTED: EnrollmentState
@@ -118,6 +119,7 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason
 ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason
 ERROR_REASON_EXTERNAL_ID_TAKEN: ErrorReason
 ERROR_REASON_PERMIT_REQUIRED: ErrorReason
+ERROR_REASON_SWAP_CHAIN_TOO_LONG: ErrorReason
 
 class Student(_message.Message):
     __slots__ = ("student_id", "full_name", "email", "create_time", "update_time", "etag", "external_id")
@@ -188,7 +190,7 @@ class Waiver(_message.Message):
     def __init__(self, course_id: _Optional[int] = ..., student_id: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[ErrorReason, str]]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class Enrollment(_message.Message):
-    __slots__ = ("student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "student", "course")
+    __slots__ = ("student_id", "course_id", "state", "waitlist_position", "enroll_time", "create_time", "etag", "student", "course", "swap_from_course_id")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +200,7 @@ class Enrollment(_message.Message):
     ETAG_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     COURSE_FIELD_NUMBER: _ClassVar[int]
+    SWAP_FROM_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     student_id: int
     course_id: int
     state: EnrollmentState
@@ -207,7 +210,8 @@ class Enrollment(_message.Message):
     etag: str
     student: Student
     course: Course
-    def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., enroll_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., course: _Optional[_Union[Course, _Mapping]] = ...) -> None: ...
+    swap_from_course_id: int
+    def __init__(self, student_id: _Optional[int] = ..., course_id: _Optional[int] = ..., state: _Optional[_Union[EnrollmentState, str]] = ..., waitlist_position: _Optional[int] = ..., enroll_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., course: _Optional[_Union[Course, _Mapping]] = ..., swap_from_course_id: _Optional[int] = ...) -> None: ...
 
 class EnrollmentEvent(_message.Message):
     __slots__ = ("course_id", "sequence", "student_id", "previous_state", "state", "waitlist_position", "event_time", "request_id", "actor", "reason", "kind", "enrolled_count", "waitlisted_count", "capacity", "swap_from_course_id", "changed_fields", "waived_reasons", "waiver_expire_time", "waiver_revoked")
@@ -466,20 +470,22 @@ class UnenrollStudentResponse(_message.Message):
     def __init__(self, enrollment: _Optional[_Union[Enrollment, _Mapping]] = ...) -> None: ...
 
 class SwapEnrollmentRequest(_message.Message):
-    __slots__ = ("student_id", "from_course_id", "to_course_id", "validate_only", "request_id", "reason")
+    __slots__ = ("student_id", "from_course_id", "to_course_id", "validate_only", "request_id", "reason", "on_full")
     STUDENT_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     TO_COURSE_ID_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ON_FULL_FIELD_NUMBER: _ClassVar[int]
     student_id: int
     from_course_id: int
     to_course_id: int
     validate_only: bool
     request_id: str
     reason: str
-    def __init__(self, student_id: _Optional[int] = ..., from_course_id: _Optional[int] = ..., to_course_id: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    on_full: OnFull
+    def __init__(self, student_id: _Optional[int] = ..., from_course_id: _Optional[int] = ..., to_course_id: _Optional[int] = ..., validate_only: _Optional[bool] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., on_full: _Optional[_Union[OnFull, str]] = ...) -> None: ...
 
 class SwapEnrollmentResponse(_message.Message):
     __slots__ = ("dropped", "enrolled")

@@ -305,11 +305,17 @@ class EnrollmentServiceServicer:
 
     def SwapEnrollment(self, request, context):
         """Moves a student from one course into another, both or neither. The target
-        needs a free seat that nobody waits for; otherwise everything stays as it is.
+        needs a free seat that nobody waits for; otherwise everything stays as it is,
+        or with ON_FULL_WAITLIST the student keeps the one and joins the waitlist of
+        the other: whoever is promoted there leaves the first course in the same
+        transaction, which may promote others in turn. Where students who are first
+        in line each hold the seat that the one before wants, around a circle, all of
+        them move in the transaction that closes it. Who waits for the target already
+        keeps the place in line, and names the course to leave.
 
         INVALID_ARGUMENT; NOT_FOUND (also NOT_ENROLLED in the course to leave);
         ALREADY_EXISTS; FAILED_PRECONDITION (PERMIT_REQUIRED, ENROLLMENT_NOT_OPEN,
-        ENROLLMENT_CLOSED, COURSE_FULL).
+        ENROLLMENT_CLOSED, SWAP_CHAIN_TOO_LONG, COURSE_FULL, WAITLIST_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ courses = st.builds(
 )  # fmt: skip
 held_courses = st.builds(
     HeldCourse, ids, st.sampled_from([ENROLLED, WAITLISTED]), ids, moments, st.none() | moments, counts, ids, counts,
-    counts,
+    counts, st.none() | ids,
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def as_message(student: Student, held: list[HeldCourse], details: list[Course], 
             one.enroll_time,
             one.create_time or one.enroll_time,
             one.sequence,
+            one.swap_from_course_id or 0,
         )
         counted = CountedCourse(course, one.enrolled_count, one.waitlisted_count)
         response.enrollments.append(messages.enrollment_message(EnrollmentView(enrollment, course=counted)))

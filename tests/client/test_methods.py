@@ -79,6 +79,9 @@ async def test_enrollments(caller: EnrollmentClient) -> None:
     assert [one.course.code async for one in caller.list_student_courses(bo)] == ["ART-1"]
     moved = await caller.swap_enrollment(ann, art, zoo)
     assert (moved.dropped.course_id, moved.enrolled.course_id) == (art, zoo)
+    waits = await caller.swap_enrollment(ann, zoo, art, on_full=pb.ON_FULL_WAITLIST)
+    assert (waits.HasField("dropped"), waits.enrolled.swap_from_course_id) == (False, zoo)
+    await caller.unenroll_student(ann, art)
     promoted = await caller.get_enrollment(bo, art)
     assert (promoted.state, promoted.student.full_name, promoted.course.code) == (ENROLLED, "Bo", "ART-1")
     left = await caller.unenroll_student(ann, zoo, etag=moved.enrolled.etag)

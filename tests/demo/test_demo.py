@@ -21,6 +21,8 @@ KEY_LINES = (
     "ok: Exactly 30 have a seat, 40 wait, 230 were refused",
     "ok: The seats went to waiters 1 to 10, in that order",
     "COURSE_FULL, and the seat in PHO-150 is kept",
+    "keeps the seat until it is free, and then has just that",
+    "ok: Three who are first in line for each other's seats trade all at once",
     "ok: Nothing has changed by asking",
     "ok: Four calls, one answer, one seat",
     "ok: Who had an answer got the very same one again",

@@ -67,6 +67,11 @@ GOLDEN: list[tuple[Command[Any], str, str]] = [
         "013cd4ead2c73f65a0b15327f6784a37d51f2684db576f67492f07e5d0b9408fcf",
     ),
     (
+        Swap(student_id=7, from_course_id=12, to_course_id=9, waitlist=True),
+        '["SwapEnrollment",{"from_course_id":12,"student_id":7,"to_course_id":9,"waitlist":true}]',
+        "0165e8e2b84abd59aa507225b00eb6ef0305e8b927b94ad7305a9e3f7839567d55",
+    ),
+    (
         Import(student_ids=(1, 2), course_ids=(3, 3), waitlist=True),
         '["ImportEnrollments",{"course_ids":[3,3],"student_ids":[1,2],"waitlist":true}]',
         "01830537ab3be690f9370b662f7197d85f6713895c0f2e757a98689414a9ff2c25",
@@ -247,7 +252,7 @@ def test_who_asks_and_under_which_id_is_no_part_of_it(command: Command[Any], pay
 
 def test_every_field_that_a_payload_can_differ_in_tells() -> None:
     """A field that is added to a command and forgotten in its encoding would let two payloads pass for one."""
-    apart = {"request_id", "caller", "validate_only"}
+    apart = {"request_id", "caller", "validate_only", "tied"}
     # What external ids stand for is looked up, not sent.
     apart |= {"found", "found_students", "found_courses", "found_course"}
     # Requests of these methods have no reason of their own.

@@ -108,8 +108,9 @@ def test_an_event_that_leaves_the_state_keeps_the_place_in_line() -> None:
     first = datetime(2026, 9, 1, tzinfo=UTC)
     later = datetime(2026, 9, 2, tzinfo=UTC)
     joined = Step(1, 5, OF_ENROLLMENT, 7, NO_STATE, WAITLISTED, first)
-    again = Step(1, 8, OF_ENROLLMENT, 7, WAITLISTED, WAITLISTED, later)
-    assert moved(moved(None, joined), again) == Standing(WAITLISTED, 8, ticket=5, enroll_time=first, create_time=first)
+    again = Step(1, 8, OF_ENROLLMENT, 7, WAITLISTED, WAITLISTED, later, swap_from_course_id=3)
+    stays = Standing(WAITLISTED, 5, ticket=5, enroll_time=first, create_time=first, swap_from_course_id=3, latest=8)
+    assert moved(moved(None, joined), again) == stays
 
 
 TestPasts = Pasts.TestCase

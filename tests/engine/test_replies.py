@@ -67,6 +67,14 @@ GOLDEN: list[tuple[Answer, str]] = [
         ),
     ),
     (
+        EnrollmentsAnswer((EnrollmentView(Enrollment(7, 12, WAITLISTED, 1, THEN, THEN, 41, 9, 44)),)),
+        (
+            '{"v":1,"enrollments":[{"student_id":7,"course_id":12,"state":2,"waitlist_position":1,'
+            '"enroll_time":"2026-09-01T08:00:00+00:00","create_time":"2026-09-01T08:00:00+00:00","sequence":41,'
+            '"swap_from_course_id":9,"latest":44}]}'
+        ),
+    ),
+    (
         ImportAnswer(3, 2, 1, ((4, Reason.COURSE_FULL), (5, Reason.STUDENT_NOT_FOUND))),
         (
             '{"v":1,"import":{"enrolled":3,"waitlisted":2,"already_enrolled":1,'

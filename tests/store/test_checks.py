@@ -242,6 +242,14 @@ CORRUPTIONS = {
         "UPDATE waivers SET expire_time = now() WHERE student_id = 2",
         {"waivers are the log"},
     ),
+    "somebody keeps a course that the log does not know": (
+        "UPDATE student_courses SET swap_from_course_id = 2 WHERE course_id = 1 AND student_id = 4",
+        {"swaps are the log", "counts"},
+    ),
+    "who waits to swap is not counted": (
+        "UPDATE course_seats SET swap_count = 1 WHERE course_id = 1",
+        {"counts"},
+    ),
     "a request has no outcome": (
         "UPDATE requests SET outcome = NULL WHERE request_id = (SELECT request_id FROM requests LIMIT 1)",
         {"requests"},

@@ -15,7 +15,9 @@ from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
 from enrollment_service.domain.feed import Place
 from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, StudentCourses, StudentCoursesQuery
-from enrollment_service.domain.records import Student
+from enrollment_service.domain.records import Enrollment, Student
+from enrollment_service.domain.state import Seats, State
+from enrollment_service.engine import loading
 from enrollment_service.engine.reader import Reader, _view
 from enrollment_service.store import courses, enrollments, locks, requests, seats
 from enrollment_service.store.course_cache import CourseCache
@@ -105,6 +107,30 @@ def unforgetting() -> None:
     setattr(CourseCache, "clear", lambda _: None)  # noqa: B010 - mypy would not have it assigned
 
 
+def untied() -> None:
+    """Courses are never locked because others hang on them; what is kept there is not seen."""
+    vars(loading)["Ties"].may_bind = property(lambda _: False)
+
+
+def untraded() -> None:
+    """Nobody looks for circles."""
+    State._circle = lambda *_: []  # type: ignore[method-assign]
+
+
+def passing() -> None:
+    """Whoever waits may trade, whoever stands before them."""
+    found = State._first_trader
+
+    def anybody(state: State, seats: Seats) -> Enrollment | None:
+        for student_id in list(seats.queue):
+            seats.queue.move_to_end(student_id, last=False)
+            if first := found(state, seats):
+                return first
+        return None
+
+    State._first_trader = anybody  # type: ignore[assignment, method-assign]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "unlocked": forget_the_lock,
     "unordered": unordered,
@@ -114,6 +140,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "torn_lists": torn_lists,
     "torn_enrollments": torn_enrollments,
     "unforgetting": unforgetting,
+    "untied": untied,
+    "untraded": untraded,
+    "passing": passing,
 }
 
 

@@ -35,8 +35,8 @@ from enrollment_service.domain.commands import (
     WaiversAnswer,
 )
 from enrollment_service.domain.errors import Refusal
-from enrollment_service.domain.records import WAIVABLE, CountedCourse, Student
-from tests.support.model import Model
+from enrollment_service.domain.records import WAIVABLE, CountedCourse, Enrollment, Student
+from tests.support.model import Model, Row
 from tests.support.services import START
 
 STUDENTS = range(1, 7)
@@ -201,6 +201,7 @@ def _swaps(draw: st.DrawFn) -> Swap:
         student_id=draw(_student),
         from_course_id=leave,
         to_course_id=enter,
+        waitlist=draw(_flag),
         validate_only=draw(_seldom),
         reason=draw(_reasons),
     )
@@ -254,7 +255,7 @@ def _commands(*weighted: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrateg
 def commands() -> st.SearchStrategy[Command[Any]]:
     """Any command; the ones that fill and empty courses most often."""
     return _commands(
-        (8, _enrolls), (4, _plans()), (4, _imports()), (8, _unenrolls), (4, _swaps()), (2, _reconciles), (3, _grants),
+        (8, _enrolls), (4, _plans()), (4, _imports()), (8, _unenrolls), (8, _swaps()), (2, _reconciles), (3, _grants),
         (1, _revocations), (4, _course_updates), (1, _course_deletes), (1, _student_updates), (1, _student_deletes),
     )  # fmt: skip
 
@@ -283,6 +284,13 @@ def histories(most: int = 20) -> st.SearchStrategy[list[Batch]]:
     return st.lists(batches(), min_size=3, max_size=most)
 
 
+def plain_row(one: Enrollment) -> Row:
+    """An enrollment in the model's terms."""
+    times = (one.enroll_time, one.create_time)
+    place = (one.student_id, one.course_id, one.state, one.waitlist_position)
+    return (*place, *times, one.latest or one.sequence, one.swap_from_course_id)
+
+
 def plain(answer: Answer | Refusal) -> Any:
     """An answer in the model's terms."""
     match answer:
@@ -291,7 +299,7 @@ def plain(answer: Answer | Refusal) -> Any:
         case EnrollmentsAnswer():
             courses = [view.course for view in answer.enrollments if view.course is not None]
             counts = [(course.enrolled_count, course.waitlisted_count) for course in courses]
-            return [tuple(view.enrollment) for view in answer.enrollments], counts
+            return [plain_row(view.enrollment) for view in answer.enrollments], counts
         case ImportAnswer():
             rejected = [(index, reason.value) for index, reason in answer.rejected]
             return answer.enrolled, answer.waitlisted, answer.already_enrolled, rejected

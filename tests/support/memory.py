@@ -26,6 +26,7 @@ class SeatRow:
 
     enrolled_count: int = 0
     waitlisted_count: int = 0
+    swap_count: int = 0
     last_sequence: int = 0
     last_event_time: datetime | None = None
 
@@ -72,13 +73,38 @@ class Memory:
             missing_students={student_id for student_id, _ in footprint.pairs if student_id not in self.students},
             students=_only(self.students, footprint.updated_students | footprint.deleted_students),
         )
-        state.seats = {course_id: self._seats(course_id) for course_id in footprint.courses if course_id in self.seats}
+        known = {course_id: self._seats(course_id) for course_id in footprint.courses if course_id in self.seats}
+        moving = footprint.moving | {course_id for course_id, one in known.items() if one.is_unsettled(now)}
+        tied = self._reached(footprint.swapped | {course_id for course_id in moving if self._reached({course_id}, 1)})
+        for course_id in self._reached(moving) & self.seats.keys():
+            known[course_id] = self._seats(course_id)
+        state.seats = known
+        state.upstream = {course_id: self._upstream(course_id) for course_id in footprint.swapped_into}
         roster = [one for one in self.enrollments.values() if one.course_id in footprint.rosters]
-        for known in (_only(self.enrollments, footprint.pairs).values(), held, roster):
-            _know(state, known)
+        for rows in (_only(self.enrollments, footprint.pairs).values(), held, roster):
+            _know(state, rows)
         state.waivers = _only(self.waivers, footprint.waivers_needed(state.seats, now))
-        self._load_queues(state, footprint)
+        self._load_queues(state, footprint, tied)
+        kept = [(one.student_id, one.swap_from_course_id) for one in state.enrollments.values()]
+        _know(state, _only(self.enrollments, kept).values())
         return state
+
+    def _reached(self, course_ids: set[int], least: int = 0) -> set[int]:
+        """Where promotions in the courses can lead, with these; nothing, if that is not `least` more."""
+        reached = set(course_ids)
+        while (
+            more := {
+                one.swap_from_course_id
+                for one in self.enrollments.values()
+                if one.course_id in reached and one.swap_from_course_id
+            }
+            - reached
+        ):
+            reached |= more
+        return reached if len(reached) >= len(course_ids) + least else set()
+
+    def _upstream(self, course_id: int) -> frozenset[int]:
+        return frozenset(one for one in self.seats if course_id in self._reached({one}))
 
     def _seats(self, course_id: int) -> Seats:
         course, row = self.courses[course_id], self.seats[course_id]
@@ -92,12 +118,13 @@ class Memory:
             course.permit_required,
             row.enrolled_count,
             row.waitlisted_count,
+            row.swap_count,
             row.last_sequence,
             row.last_event_time,
         )
 
-    def _load_queues(self, state: State, footprint: Footprint) -> None:
-        needed = footprint.waiters_needed(state.seats, state.now)
+    def _load_queues(self, state: State, footprint: Footprint, tied: set[int]) -> None:
+        needed = footprint.waiters_needed(state.seats, state.now, tied)
         for course_id, one in state.seats.items():
             most = one.waitlisted_count if course_id in footprint.rosters else needed.get(course_id, 0)
             queue = self.waiters(course_id)[:most]
@@ -127,7 +154,11 @@ class Memory:
         for seats in (*state.opened_seats(), *state.touched_seats()):
             self.courses[seats.course_id] = seats.course
             self.seats[seats.course_id] = SeatRow(
-                seats.enrolled_count, seats.waitlisted_count, seats.last_sequence, seats.last_event_time
+                seats.enrolled_count,
+                seats.waitlisted_count,
+                seats.swap_count,
+                seats.last_sequence,
+                seats.last_event_time,
             )
         self.students.update(_only(state.students, state.changed_students))
         self._write_waivers(state)

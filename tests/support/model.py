@@ -29,8 +29,8 @@ from enrollment_service.domain.commands import (
 
 NONE, ENROLLED, WAITLISTED, DROPPED = 0, 1, 2, 3
 
-# (student_id, course_id, state, waitlist_position, enroll_time, create_time, sequence)
-Row = tuple[int, int, int, int, datetime | None, datetime | None, int]
+# (student_id, course_id, state, waitlist_position, enroll_time, create_time, latest sequence, swap_from_course_id)
+Row = tuple[int, int, int, int, datetime | None, datetime | None, int, int]
 # What an event tells of.
 OF_ENROLLMENT, CREATED, UPDATED, DELETED, OF_WAIVER = 1, 2, 3, 4, 5
 WRITTEN_BY_CLIENTS = (
@@ -61,6 +61,7 @@ class LogLine(NamedTuple):
     waived_reasons: tuple[str, ...] | None = None
     waiver_expire_time: datetime | None = None
     waiver_revoked: bool = False
+    swap_from_course_id: int | None = None
 
 
 # (reason, subject)
@@ -83,6 +84,8 @@ class Place:
     since: datetime
     began: datetime
     sequence: int = 0
+    # Of a waiter: the course to leave when promoted, or 0.
+    swap_from: int = 0
 
     def starts(self, line: LogLine) -> None:
         self.since = self.began = line.event_time
@@ -194,6 +197,7 @@ class Model:
         rows = [self._enter(command.student_id, course, command.reason) for course in courses]
         for course in left:
             self._promote(course)
+        rows = [self._row_now(command.student_id, course) or row for course, row in zip(courses, rows, strict=True)]
         return rows, [course.counts for course in courses]
 
     def _unenroll(self, command: Unenroll) -> Any:
@@ -201,7 +205,7 @@ class Model:
         course = self.courses[command.course_id]
         place = course.place(command.student_id)
         if place is None and command.allow_missing:
-            return [(command.student_id, command.course_id, DROPPED, 0, None, None, 0)], []
+            return [(command.student_id, command.course_id, DROPPED, 0, None, None, 0, 0)], []
         subject = f"students/{command.student_id}/courses/{command.course_id}"
         if place is None:
             raise Refused([("NOT_ENROLLED", subject)])
@@ -216,12 +220,45 @@ class Model:
         self._refuse(broken + self._no_courses(command.to_course_id))
         source = self.courses[command.from_course_id]
         target = self.courses[command.to_course_id]
-        self._refuse(self._already_in(command.student_id, target))
-        self._refuse(self._no_entry(command.student_id, target, waitlist=False))
-        left = self._leave(command.student_id, source, command.reason or "swap")
-        self._promote(source)
-        entered = self._enter(command.student_id, target, command.reason or "swap")
-        return [left, entered], [source.counts, target.counts]
+        if not command.waitlist or command.student_id not in [one.student_id for one in target.waiting]:
+            self._refuse(self._already_in(command.student_id, target))
+            self._refuse(self._no_entry(command.student_id, target, command.waitlist))
+            if target.has_seat and not target.waiting:
+                left = self._leave(command.student_id, source, command.reason or "swap")
+                entered = self._sit(command.student_id, target, command.reason or "swap")
+                self._promote(source)
+                return [left, entered], [source.counts, target.counts]
+        return self._wait_to_swap(command, source, target)
+
+    def _wait_to_swap(self, command: Swap, source: ModelCourse, target: ModelCourse) -> Any:
+        kept = source.place(command.student_id)
+        place = target.place(command.student_id)
+        assert kept is not None
+        if place is None:
+            place = Place(command.student_id, self.now, self.now, swap_from=source.course_id)
+            target.waiting.append(place)
+            place.starts(self._write_wait(target, place, NONE, command.reason))
+        elif place.swap_from != source.course_id:
+            place.swap_from = source.course_id
+            place.sequence = self._write_wait(target, place, WAITLISTED, command.reason).sequence
+        self._promote(target)
+        row = self._row_now(command.student_id, target)
+        assert row is not None
+        if row[2] == WAITLISTED:
+            return [row], [target.counts]
+        line = [one for one in self.log[source.course_id] if one.student_id == command.student_id][-1]
+        left = (command.student_id, source.course_id, DROPPED, 0, line.event_time, kept.began, line.sequence, 0)
+        return [left, row], [source.counts, target.counts]
+
+    def _write_wait(self, course: ModelCourse, place: Place, before: int, reason: str) -> LogLine:
+        """An event of a waiter who keeps another course."""
+        position = course.waiting.index(place) + 1
+        line = self._write(course, place.student_id, before, WAITLISTED, position, reason)
+        self.log[course.course_id][-1] = told = line._replace(swap_from_course_id=place.swap_from)
+        return told
+
+    def _row_now(self, student_id: int, course: ModelCourse) -> Row | None:
+        return next((row for row in self.rows() if row[:2] == (student_id, course.course_id)), None)
 
     def _import(self, command: Import) -> Any:
         enrolled = waitlisted = already = 0
@@ -252,12 +289,14 @@ class Model:
         reason = command.reason or "reconcile"
         for student_id in waiters:
             self._leave(student_id, course, reason)
+        left: list[ModelCourse] = []
         for student_id in sitters:
             self._leave(student_id, course, reason)
-            self._promote(course)
+            left += self._fill(course)
         for student_id in wanted:
             if course.place(student_id) is None:
                 self._sit(student_id, course, reason)
+        self._promote(course, *left)
         added = [student_id for student_id in wanted if student_id not in staying]
         return added, sorted(waiters + sitters), len(staying)
 
@@ -373,6 +412,7 @@ class Model:
             raise Refused([("HAS_ENROLLMENTS", f"students/{command.student_id}")])
         for course in waits + sits:
             self._leave(command.student_id, course, command.reason or "student_deleted")
+        for course in waits + sits:
             self._promote(course)
         del self.students[command.student_id]
         for course in courses:
@@ -465,15 +505,60 @@ class Model:
         was, places = (ENROLLED, course.seated) if place in course.seated else (WAITLISTED, course.waiting)
         places.remove(place)
         line = self._write(course, student_id, was, DROPPED, 0, reason)
-        return student_id, course.course_id, DROPPED, 0, line.event_time, place.began, line.sequence
+        return student_id, course.course_id, DROPPED, 0, line.event_time, place.began, line.sequence, 0
 
-    def _promote(self, course: ModelCourse) -> None:
+    def _promote(self, *courses: ModelCourse) -> None:
+        """Whoever can move moves, and so on with what this has set in motion."""
+        pending = list(courses)
+        while pending:
+            course = pending.pop(0)
+            pending += self._fill(course)
+            circle = self._circle(course)
+            places = [one.waiting[0] for one in circle]
+            for place in places:
+                self._leave(place.student_id, self.courses[place.swap_from], "trade")
+            for one in circle:
+                self._move_up(one, "trade")
+            pending += circle
+
+    def _fill(self, course: ModelCourse) -> list[ModelCourse]:
+        """Seats for who is first; returns where they were until now."""
+        left = []
+        while course.waiting and course.has_seat and self._is_open(course):
+            student_id, swap_from = course.waiting[0].student_id, course.waiting[0].swap_from
+            self._move_up(course, "waitlist_promotion")
+            source = self.courses.get(swap_from)
+            if source is not None and source.place(student_id):
+                self._leave(student_id, source, "swap")
+                left.append(source)
+        return left
+
+    def _move_up(self, course: ModelCourse, reason: str) -> None:
+        place = course.waiting.pop(0)
+        course.seated.append(place)
+        place.swap_from = 0
+        line = self._write(course, place.student_id, WAITLISTED, ENROLLED, 0, reason)
+        place.since, place.sequence = line.event_time, line.sequence
+
+    def _is_open(self, course: ModelCourse) -> bool:
         closes = course.rules["enroll_close_time"]
-        while course.waiting and course.has_seat and (closes is None or self.now < closes):
-            place = course.waiting.pop(0)
-            course.seated.append(place)
-            line = self._write(course, place.student_id, WAITLISTED, ENROLLED, 0, "waitlist_promotion")
-            place.since, place.sequence = line.event_time, line.sequence
+        return closes is None or self.now < closes
+
+    def _circle(self, course: ModelCourse) -> list[ModelCourse]:
+        """From a course to the one where its first waiter sits, and on, if that leads back to it."""
+        found = [course]
+        while len(found) <= len(self.courses):
+            last = found[-1]
+            if not last.waiting or not self._is_open(last):
+                return []
+            first = last.waiting[0]
+            source = self.courses.get(first.swap_from)
+            if source is None or first.student_id not in [one.student_id for one in source.seated]:
+                return []
+            if source is course:
+                return found
+            found.append(source)
+        return []
 
     def _write(
         self, course: ModelCourse, student_id: int, before: int, after: int, position: int, reason: str
@@ -517,4 +602,5 @@ class Model:
 
 
 def _row(place: Place, course_id: int, state: int, position: int) -> Row:
-    return place.student_id, course_id, state, position, place.since, place.began, place.sequence
+    since, began = place.since, place.began
+    return place.student_id, course_id, state, position, since, began, place.sequence, place.swap_from

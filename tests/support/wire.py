@@ -111,7 +111,8 @@ def request_of(command: Command[Any]) -> tuple[str, Message]:
         case Swap():
             return "SwapEnrollment", pb.SwapEnrollmentRequest(
                 student_id=command.student_id, from_course_id=command.from_course_id,
-                to_course_id=command.to_course_id, validate_only=command.validate_only, **_common(command),
+                to_course_id=command.to_course_id, on_full=_on_full(command.waitlist),
+                validate_only=command.validate_only, **_common(command),
             )  # fmt: skip
         case Reconcile():
             return "ReconcileRoster", pb.ReconcileRosterRequest(
@@ -242,6 +243,7 @@ def row_of(enrollment: pb.Enrollment) -> Row:
         times[0],
         times[1],
         int(enrollment.etag or 0),
+        enrollment.swap_from_course_id,
     )
 
 
@@ -257,7 +259,7 @@ def _answer(command: Command[Any], response: Any) -> Any:
         case Unenroll():
             return _rows([response.enrollment])
         case Swap():
-            return _rows([response.dropped, response.enrolled])
+            return _rows([response.dropped, response.enrolled] if response.HasField("dropped") else [response.enrolled])
         case Reconcile():
             return list(response.added), list(response.removed), response.unchanged_count
         case GrantWaivers() | RevokeWaivers():
