@@ -7,7 +7,7 @@ from collections import Counter
 
 from demo.board import Board
 from demo.client import OPTIONS
-from enrollment_service.client import EnrollmentClient, Pauses
+from enrollment_service.client import EnrollmentClient, Pauses, Refused
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 _PATIENCE = 10.0  # seconds until an event that must come is given up
@@ -67,7 +67,10 @@ class Feed:
         self._board.counts["events"] += 1
         if (event.previous_state, event.state) == (pb.ENROLLMENT_STATE_WAITLISTED, pb.ENROLLMENT_STATE_ENROLLED):
             self._board.counts["promoted"] += 1
-        self._board.saw(await self._course(event))
+        try:
+            self._board.saw(await self._course(event))
+        except Refused:  # deleted meanwhile
+            self._board.courses.pop(event.course_id, None)
         self._last[event.course_id] = event.sequence
 
     async def _course(self, event: pb.EnrollmentEvent) -> pb.Course:

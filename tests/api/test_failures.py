@@ -153,7 +153,7 @@ async def test_a_query_that_the_database_chokes_on_fails_alone(
     unreadable = f"CASE WHEN id = {ids[7]} THEN (1 / (id - id))::text ELSE full_name END AS full_name"
     await connection.execute("ALTER TABLE students RENAME TO readable_students")
     await connection.execute(
-        f"CREATE VIEW students AS SELECT id, {unreadable}, email, create_time, update_time, version "
+        f"CREATE VIEW students AS SELECT id, {unreadable}, email, external_id, create_time, update_time, version "
         "FROM readable_students"
     )
     await connection.execute("GRANT SELECT ON students TO PUBLIC")

@@ -54,7 +54,7 @@ def test_every_claim_holds(tmp_path: Path) -> None:
     assert [line for line in KEY_LINES if line not in output] == []
     assert re.search(r"^(\d+) of \1 claims held", output, re.MULTILINE)
     assert re.search(r"ok: The board, filled by \d+ events and nothing else, shows what the lists say", output)
-    assert "promoted 26," in output
+    assert "promoted 30," in output
     assert "NOT SO" not in output
     assert errors == ""
     assert "\x1b" not in output

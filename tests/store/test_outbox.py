@@ -142,6 +142,7 @@ CREATE TABLE enrollment_events (
     course_id bigint, sequence bigint, kind smallint, student_id bigint, previous_state smallint, state smallint,
     waitlist_position integer, enrolled_count integer, waitlisted_count integer, capacity integer,
     changed_fields text[], event_time timestamptz, request_id uuid, actor text, reason text, xid text,
+    swap_from_course_id bigint, waived_reasons text[], waiver_expire_time timestamptz, waiver_revoked boolean,
     PRIMARY KEY (course_id, sequence))
 """
 

@@ -60,8 +60,8 @@ def unclaimed() -> None:
 
 def forgetful() -> None:
     """Of several missing ids only the first is named."""
-    found = rules._missing
-    vars(rules)["_missing"] = lambda *arguments: found(*arguments)[:1]
+    found = rules._missing_in_plan
+    vars(rules)["_missing_in_plan"] = lambda *arguments: found(*arguments)[:1]
 
 
 def one_lane() -> None:
