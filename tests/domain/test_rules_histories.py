@@ -206,13 +206,13 @@ _promote, _waiters_needed, _net_changes = State.promote, Footprint.waiters_neede
 _append = State._append
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
         (State, "promote", lambda *_: []),
         (State, "promote", promote_the_last),
         (State, "promote", promote_after_closing),
-        (State, "_circle", lambda *_: []),
         (State, "_kept_by", lambda *_: None),
         (State, "copy", dry_run_on_the_real_state),
         (State, "net_changes", net_changes_without_updates),
