@@ -142,5 +142,5 @@ demo: $(INSTALLED) ## Play a registration morning live, in under a minute (ARGS=
 	@exec $(BIN)/python -m demo $(ARGS)
 
 clean: ## Remove .venv, caches and reports; the database in .data stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .schemathesis .hypothesis .coverage .coverage.* build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

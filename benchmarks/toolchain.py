@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from google.api import annotations_pb2
+
 _HERE = Path(__file__).parent
 _PROTOS = _HERE.parent / "protos"
 _PROTO = "enrollment/v1/enrollment.proto"
+# What it imports stands beside the stubs of that in this environment.
+_IMPORTED = Path(annotations_pb2.__file__).parents[2]
 _LOAD, _PEER = _HERE / "load", _HERE / "peers" / "go"
 _TOOLCHAIN = _HERE / "requirements-go.lock"
 _TIMEOUT = 300
@@ -43,7 +47,7 @@ def build_peer(folder: Path) -> Path:
         shutil.copytree(_PEER, source)
         _run(source, go, "install", "tool", GOBIN=str(tools))
         kinds = ("go", "go-grpc")
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{_PROTOS}", _PROTO]
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{_PROTOS}", f"-I{_IMPORTED}", _PROTO]
         command += [f"--plugin={tools / f'protoc-gen-{kind}'}" for kind in kinds]
         command += [f"--{kind}_out=module={_MODULE},M{_PROTO}={_PACKAGE}:." for kind in kinds]
         _run(source, *command)
