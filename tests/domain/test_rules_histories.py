@@ -223,7 +223,6 @@ _append = State._append
         (rules, "_already_in", lambda *_: []),
         (rules, "_capacity_below", lambda *_: []),
         (rules, "_brake", lambda *_: []),
-        (rules, "_settle", lambda *_: None),
         (State, "waived", lambda *_: []),
         (State, "waived", lambda state, student_id, seats: list(state.waivers.get((student_id, seats.course_id), ()))),
         (Footprint, "waivers_needed", lambda footprint, *_: sorted(footprint.waived)),
