@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import any_, bindparam, delete, func, or_, select, update
+from sqlalchemy import any_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
@@ -27,7 +27,6 @@ from enrollment_service.store.statements import (
     array,
     bigint,
     boolean,
-    combinations_of,
     constant,
     integer,
     next_id,
@@ -265,11 +264,22 @@ _RULES: dict[str, TypeEngine[Any]] = {
 }
 
 
-@lru_cache
-def _update_columns(key: InstrumentedAttribute[int], columns: tuple[tuple[str, TypeEngine[Any]], ...]) -> Prepared:
-    rows = rows_of(ids=bigint, **{f"new_{name}": kind for name, kind in columns})
-    values = {name: rows.c[f"new_{name}"] for name, _ in columns}
+def _update_columns(key: InstrumentedAttribute[int], columns: dict[str, TypeEngine[Any]]) -> Prepared:
+    """Of each row it is said which columns are new; the others keep what the database has."""
+    rows = rows_of(
+        ids=bigint,
+        **{f"new_{name}": kind for name, kind in columns.items()},
+        **dict.fromkeys(map("is_new_{}".format, columns), boolean),
+    )
+    values = {
+        name: case((rows.c[f"is_new_{name}"], rows.c[f"new_{name}"]), else_=getattr(key.class_, name))
+        for name in columns
+    }
     return Prepared(update(key.class_).values(values).where(key == rows.c.ids))
+
+
+_update_texts = _update_columns(CourseRow.id, _TEXTS)
+_update_rules = _update_columns(SeatsRow.course_id, _RULES)
 
 
 def _stored(name: str, course: Course) -> Any:
@@ -289,16 +299,13 @@ async def update_courses(connection: DriverConnection, changed: Iterable[tuple[C
         connection: where the seat rows are locked.
         changed: each course as it is now, with the names of the fields that are new.
     """
-    alike: dict[frozenset[str], list[Course]] = {}
-    for course, names in changed:
-        alike.setdefault(frozenset(names), []).append(course)
-    for new, courses in alike.items():
-        for key, columns in ((CourseRow.id, _TEXTS), (SeatsRow.course_id, _RULES)):
-            written = tuple((name, kind) for name, kind in columns.items() if name in new)
-            if written:
-                values = {f"new_{name}": [_stored(name, course) for course in courses] for name, _ in written}
-                ids = [course.course_id for course in courses]
-                await _update_columns(key, written).fetch(connection, ids=ids, **values)
+    updated = list(changed)
+    for statement, columns in ((_update_texts, _TEXTS), (_update_rules, _RULES)):
+        written = [(course, names) for course, names in updated if columns.keys() & names]
+        if written:
+            news = {f"new_{name}": [_stored(name, course) for course, _ in written] for name in columns}
+            marks = {f"is_new_{name}": [name in names for _, names in written] for name in columns}
+            await statement.fetch(connection, ids=[course.course_id for course, _ in written], **news, **marks)
 
 
 async def park_codes(connection: DriverConnection, course_ids: Iterable[int]) -> None:
@@ -339,14 +346,17 @@ def creation_statements() -> list[Prepared]:
 
 def batch_statements() -> list[Prepared]:
     """Those that a batch may send."""
-    updates = [
-        _update_columns(key, written)
-        for key, columns, always in ((CourseRow.id, _TEXTS, "update_time"), (SeatsRow.course_id, _RULES, "version"))
-        for written in combinations_of(columns.items())
-        if always in dict(written)
-    ]
     upserting = [_read_ids, _read_upsert_keys, _park_codes]
-    return [_read, _create_courses, _read_owners, _delete_seats, _delete_courses, *upserting, *updates]
+    return [
+        _read,
+        _create_courses,
+        _read_owners,
+        _delete_seats,
+        _delete_courses,
+        *upserting,
+        _update_texts,
+        _update_rules,
+    ]
 
 
 async def read_course(connection: AsyncConnection, course_id: int) -> CountedCourse | None:

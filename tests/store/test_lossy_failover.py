@@ -76,15 +76,18 @@ async def test_a_lost_title_is_not_written_back(processes: Processes, connection
 
 async def test_a_change_writes_no_other_column(client: Client, connection: Connection) -> None:
     """What somebody else writes past the locks is not undone by a change of another field."""
-    course_id = (await client.create_course(title="Kept")).course_id
+    course_id = (await client.create_course(title="Read")).course_id
     await connection.execute(
-        "CREATE FUNCTION written() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'written'; END $$;"
-        "CREATE TRIGGER written BEFORE UPDATE OF code, title, description ON courses "
-        "FOR EACH ROW EXECUTE FUNCTION written();"
-        "CREATE TRIGGER written BEFORE UPDATE OF waitlist_capacity, enroll_open_time, enroll_close_time "
-        "ON course_seats FOR EACH ROW EXECUTE FUNCTION written()"
+        "CREATE FUNCTION written() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN "
+        "UPDATE courses SET title = 'Written meanwhile'; UPDATE course_seats SET waitlist_capacity = 7; "
+        "RETURN NULL; END $$;"
+        "CREATE TRIGGER written AFTER INSERT ON enrollment_events FOR EACH ROW EXECUTE FUNCTION written()"
     )
-    assert (await update(client, course_id, capacity=10)).capacity == 10
+    assert (await update(client, course_id, code="NEW-1", capacity=10)).title == "Read"
+    written = await connection.fetchrow(
+        "SELECT title, code, waitlist_capacity, capacity FROM courses JOIN course_seats ON course_id = id"
+    )
+    assert tuple(written) == ("Written meanwhile", "NEW-1", 7, 10)
 
 
 @pytest.mark.parametrize("look", [title_in_list, title_after_enrolling])
