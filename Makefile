@@ -67,8 +67,8 @@ edge-if-any: $(INSTALLED)
 test: $(INSTALLED) edge-if-any ## Run the tests, two at a time (ARGS="-k waitlist -x" goes to pytest)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(INSTALLED) edge-if-any ## Run the tests that are marked `long` and left out of `make test`, one at a time
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(INSTALLED) edge-if-any ## Run the tests that `make test` leaves out, and random ones for longer, one at a time
+	@TEST_TIMES=$(or $(TEST_TIMES),8) $(BIN)/python -m pytest -m "long or random" $(ARGS)
 
 coverage: $(INSTALLED) edge-if-any ## Run the tests of `make test` and report what they cover, in the servers they start too
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

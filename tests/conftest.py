@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import secrets
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -31,6 +34,10 @@ class StartService(Protocol):
 def pytest_configure() -> None:
     """A SIGTERM ends the tests as Ctrl-C does, so that no server of theirs is left behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Hundreds of processes are started. Where Python is told to keep no compiled code, each would compile all of it.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="enrollment-tests-compiled-")
+        atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -155,6 +155,7 @@ async def test_an_import_stream_is_answered_and_then_sent_away(processes: Proces
     assert process.errors == ""
 
 
+@pytest.mark.long
 async def test_a_client_that_reads_nothing_does_not_hold_up_the_drain(processes: Processes) -> None:
     process, client = await processes.start(SHUTDOWN_GRACE=f"{LONG_GRACE_SECONDS}")
     (course_id,) = await client.courses(1)

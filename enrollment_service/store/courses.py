@@ -194,7 +194,7 @@ async def create_courses(
         ordinals=range(len(courses)),
         now=now,
     )
-    created = {row["ordinals"]: Course._make((row["id"], *courses[row["ordinals"]], now, now, 1)) for row in rows}
+    created = {ordinal: Course._make((new_id, *courses[ordinal], now, now, 1)) for ordinal, new_id in rows}
     keys = {index: (course.code, course.external_id) for index, course in enumerate(courses) if index not in created}
     return created, await owners_of(connection, keys)
 

@@ -91,8 +91,8 @@ def combinations_of(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
 
 
 def next_id(table: str) -> ColumnElement[int]:
-    """The next id of a table, from the sequence behind its `id`."""
-    return literal_column(f"nextval(pg_get_serial_sequence('{table}', 'id'))", BigInteger)
+    """The next id of a table, from the sequence behind its `id`; which one that is, is looked up once, not per row."""
+    return literal_column(f"nextval((SELECT pg_get_serial_sequence('{table}', 'id')::regclass))", BigInteger)
 
 
 def rows_of(**columns: TypeEngine[Any]) -> Any:

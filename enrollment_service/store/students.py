@@ -152,7 +152,7 @@ async def create_students(
         ordinals=range(len(students)),
         now=now,
     )
-    created = {row["ordinals"]: Student._make((row["id"], *students[row["ordinals"]], now, now, 1)) for row in rows}
+    created = {ordinal: Student._make((new_id, *students[ordinal], now, now, 1)) for ordinal, new_id in rows}
     keys = {
         index: (student.email, student.external_id) for index, student in enumerate(students) if index not in created
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from enrollment_service.domain.commands import Enroll, GrantWaivers, Reconcile, RevokeWaivers, Swap
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -18,6 +18,7 @@ from tests.support.databases import Connection
 from tests.support.histories import Batch, histories
 from tests.support.refusals import refused
 from tests.support.services import Clock
+from tests.support.thoroughness import few
 from tests.support.wire import Play, send
 
 pytestmark = [pytest.mark.usefixtures("verified"), pytest.mark.timeout(120)]
@@ -43,7 +44,8 @@ def without_times(answer: Any) -> Any:
     return answer
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.random
+@few(8)
 @given(history=histories(8))
 async def test_a_dry_run_predicts_the_live_answer(
     timed_client: Client, clock: Clock, connection: Connection, history: Sequence[Batch]

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client
@@ -17,6 +17,7 @@ from tests.support.databases import Connection, connected
 from tests.support.histories import Batch, histories
 from tests.support.refusals import Refusal, example_keys, refused
 from tests.support.services import START, Clock
+from tests.support.thoroughness import few
 from tests.support.wire import Play, course_fields, send
 
 pytestmark = pytest.mark.timeout(120)
@@ -86,7 +87,8 @@ async def test_everything_that_stands_in_the_way_is_named(timed_client: Client) 
     assert reasons(of_nobody) == ["STUDENT_NOT_FOUND", "PERMIT_REQUIRED", "ENROLLMENT_NOT_OPEN", "COURSE_FULL"]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.random
+@few(6)
 @given(history=histories(8))
 async def test_it_never_differs_from_the_real_thing(
     timed_client: Client, clock: Clock, connection: Connection, history: Sequence[Batch]

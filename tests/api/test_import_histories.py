@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.api.test_import_rows import chunk, imported, told
 from tests.support.client import Client
+from tests.support.thoroughness import few
 from tests.support.verification import wrong_in
 
 NUMBERS, KEYS, TEXTS = ["n1", "n2", "n3", "n4"], ["a", "A", "b", "c", "d"], ["One", "Two"]
@@ -85,7 +86,8 @@ def as_course(number: str, key: str, text: str) -> pb.Course:
 
 
 @pytest.mark.parametrize("kind", ["Student", "Course"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.random
+@few(15)
 @given(history=st.lists(_sent, min_size=1, max_size=8))
 async def test_imports_are_what_the_model_says(
     client: Client, database_url: str, kind: str, history: list[Sent]

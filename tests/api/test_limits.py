@@ -136,6 +136,7 @@ async def test_where_nobody_says_who_it_is_the_address_counts(start_service: Sta
         await refusal_of_stream(second, "RESOURCE_EXHAUSTED", "RATE_LIMITED", {"limit": "streams"})
 
 
+@pytest.mark.long
 async def test_thousands_of_streams_from_one_caller_leave_others_alone(
     start_service: StartService, provider: Provider
 ) -> None:

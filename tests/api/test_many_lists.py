@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import grpc
+import pytest
 
 from enrollment_service.store.database import MAX_HELD
 from enrollment_service.v1 import enrollment_pb2 as pb
@@ -82,6 +83,7 @@ async def test_lists_that_are_stuck_keep_nobody_else_from_a_connection(
     assert await connections_of(connection) <= POOL_SIZE
 
 
+@pytest.mark.long
 async def test_large_lists_on_a_healthy_database(processes: Processes, connection: Connection) -> None:
     """Whoever asks for too many is told so; whoever changes something meanwhile does not notice."""
     await connection.execute(FILL)

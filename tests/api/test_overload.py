@@ -175,6 +175,7 @@ async def test_a_stampede_on_one_connection_is_served_and_nobody_else_notices(pr
     assert median(seen.health) < seen.seconds / 10, seen
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("populated", "verified")
 async def test_a_stampede_on_many_connections_is_served_or_told_why(processes: Processes) -> None:
     process, _ = await processes.start(LOG_LEVEL="warning")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
+
 from benchmarks import history
 from benchmarks.scale import QUICK
 from benchmarks.watch import Crowd, crowd
@@ -22,6 +24,7 @@ def everybody(address: str) -> Iterator[Crowd]:
         yield watching
 
 
+@pytest.mark.long
 async def test_a_thousand_watch_and_come_back(processes: Processes) -> None:
     server, client = await processes.start(MAX_STREAMS=f"{WATCHERS // CONNECTIONS}", METRICS_LISTEN="127.0.0.1:0")
     (course,), (ann, bo) = await client.courses(1), await client.students(2)

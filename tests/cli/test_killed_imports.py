@@ -38,7 +38,7 @@ class School(NamedTuple):
 SMALL = School(students=1_000, courses=40, each=4)
 LARGE = School(students=20_000, courses=1_000, each=10)
 SIZES = [
-    pytest.param(SMALL, marks=pytest.mark.timeout(180)),
+    pytest.param(SMALL, marks=[pytest.mark.long, pytest.mark.timeout(180)]),
     pytest.param(LARGE, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
 ]
 

@@ -17,7 +17,7 @@ from enrollment_service.store.database import SCHEMA_REVISION
 from tests.support.databases import PostgresServer
 from tests.support.processes import PROJECT, STARTUP, environment, free_port
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 ALEMBIC_INI = "[alembic]\nscript_location = enrollment_service:migrations\n"
 

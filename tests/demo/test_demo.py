@@ -46,6 +46,7 @@ def ended(process_id: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_every_claim_holds(tmp_path: Path) -> None:
     with start(tmp_path) as playing:
         output, errors = playing.communicate(timeout=50)

@@ -184,6 +184,7 @@ async def until_scraped(address: str, times: int) -> None:
             await asyncio.sleep(0.2)
 
 
+@pytest.mark.long
 async def test_every_rule_and_query_works_in_prometheus(processes: Processes, tmp_path: Path) -> None:
     async with lived_in(processes) as (port, client):
         with prometheus(tmp_path, port) as address:

@@ -64,6 +64,7 @@ def here(text: str, credentials: Path) -> str:
     return text.replace("/credentials/", f"{credentials}/").replace("/deploy/", f"{DEPLOY}/")
 
 
+@pytest.mark.long
 async def test_both_services_are_answered(production: ServerProcess, credentials: Path) -> None:
     authority = (credentials / "ca.pem").read_bytes()
     key, chain = ((credentials / f"catalog.{kind}").read_bytes() for kind in ("key", "pem"))

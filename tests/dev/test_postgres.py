@@ -136,6 +136,7 @@ def test_a_scratch_database_is_empty_and_leaves_nothing(tmp_path: Path, monkeypa
         server.destroy()
 
 
+@pytest.mark.long
 def test_a_broken_cluster_that_may_be_lost_begins_anew(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
     try:

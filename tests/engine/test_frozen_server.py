@@ -129,7 +129,10 @@ async def test_at_every_moment_of_its_first_transaction(processes: Processes, da
     assert packets > 3
 
 
-@pytest.mark.parametrize("packet", ['FROM "student_courses" LIMIT 1', 'COPY "student_courses"'])
+@pytest.mark.parametrize(
+    "packet",
+    [pytest.param('FROM "student_courses" LIMIT 1', marks=pytest.mark.long), 'COPY "student_courses"'],
+)
 async def test_while_an_import_sends_its_rows(processes: Processes, app_url: str, packet: str) -> None:
     """By COPY, for which the driver prepares a statement of its own: whoever waits for the rows ends the session."""
     _, second = await processes.start()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from enrollment_service.domain.commands import Command, CourseId, EnrollmentsAnswer, Import, StudentId
 from enrollment_service.domain.errors import Refusal
@@ -26,15 +26,14 @@ from tests.support.client import Client
 from tests.support.databases import Connection
 from tests.support.histories import Batch, histories, plain
 from tests.support.services import Clock, settings_for
+from tests.support.thoroughness import few
 from tests.support.verification import wrong_in
 from tests.support.wire import Play, as_seen, send
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.random, pytest.mark.timeout(900)]
 
 # Every example gets students and courses of its own in the test's one database.
-a_few = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+a_few = few(8)
 
 # Every way to be refused that a history can run into; anything else is a failure.
 EXPECTED = {

@@ -322,6 +322,10 @@ RACES: list[tuple[Callable[[Arena], Awaitable[None]], str]] = [
     (unknown_ids, "forgetful"),
 ]
 
+# Those of `make test`; the others are `long`.
+QUICK = [RACES[0], RACES[3], RACES[5]]
+CASES = [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.long) for case in RACES]
+
 # A server is to be killed between two batches, and batches are to cross each other often.
 SMALL_BATCHES = {"MAX_BATCH": "8"}
 
@@ -337,14 +341,14 @@ async def run(
     assert await wrong_in(url) == []
 
 
-@pytest.mark.parametrize("race", [race for race, _ in RACES], ids=lambda race: race.__name__)
+@pytest.mark.parametrize(("race", "_"), CASES, ids=lambda part: getattr(part, "__name__", ""))
 async def test_race(
-    race: Callable[[Arena], Awaitable[None]], processes: Processes, connection: Connection, database_url: str
+    race: Callable[[Arena], Awaitable[None]], _: str, processes: Processes, connection: Connection, database_url: str
 ) -> None:
     await run(race, processes, connection, database_url)
 
 
-@pytest.mark.parametrize(("race", "fault"), RACES, ids=lambda part: getattr(part, "__name__", part))
+@pytest.mark.parametrize(("race", "fault"), CASES, ids=lambda part: getattr(part, "__name__", part))
 async def test_a_race_is_lost_without_its_safeguard(
     race: Callable[[Arena], Awaitable[None]],
     fault: str,

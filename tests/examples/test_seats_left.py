@@ -56,6 +56,7 @@ async def until_kept(connection: Connection, wanted: Seats) -> None:
         assert found == wanted
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)  # crash recovery, on a busy machine
 async def test_it_is_right_after_everything_was_killed(tmp_path: Path) -> None:
     with durable() as postgres:

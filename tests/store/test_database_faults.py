@@ -27,6 +27,7 @@ from tests.support.processes import Processes, processes_on
 from tests.support.proxy import Proxy, proxied
 from tests.support.refusals import outcome_of, refused
 from tests.support.services import service_on
+from tests.support.thoroughness import mostly_long
 from tests.support.verification import wrong_in
 
 REQUEST_ID = "123e4567-e89b-12d3-a456-426614174000"
@@ -179,7 +180,7 @@ def mortal() -> Iterator[EmbeddedPostgres]:
         yield postgres
 
 
-@pytest.mark.parametrize("rows", [1, 30])  # as many as there are workers to wait for them, and many more
+@pytest.mark.parametrize("rows", mostly_long([1, 30], [1]))  # as many as there are workers that wait, and more
 async def test_whoever_waits_for_a_row_of_a_server_that_crashes_is_answered(
     mortal: EmbeddedPostgres, tmp_path: Path, rows: int
 ) -> None:

@@ -76,6 +76,7 @@ async def serving(url: str, folder: Path) -> AsyncIterator[ServerProcess]:
         await server.stop()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)  # crash recovery, on a busy machine
 async def test_what_was_acknowledged_survives_a_killed_database(
     durable_postgres: EmbeddedPostgres, tmp_path: Path

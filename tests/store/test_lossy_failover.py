@@ -84,7 +84,7 @@ async def test_a_change_writes_no_other_column(client: Client, connection: Conne
         "CREATE TRIGGER written AFTER INSERT ON enrollment_events FOR EACH ROW EXECUTE FUNCTION written()"
     )
     assert (await update(client, course_id, code="NEW-1", capacity=10)).title == "Read"
-    written = await connection.fetchrow(
+    (written,) = await connection.fetch(
         "SELECT title, code, waitlist_capacity, capacity FROM courses JOIN course_seats ON course_id = id"
     )
     assert tuple(written) == ("Written meanwhile", "NEW-1", 7, 10)
@@ -111,6 +111,7 @@ async def test_a_server_that_forgets_nothing_shows_the_lost_title(
     assert await title_in_list(client, course_id, first, second) == "Lost"
 
 
+@pytest.mark.long
 async def test_a_standby_takes_over_that_has_missed_the_newest_changes(tmp_path: Path) -> None:
     """The service goes on without a restart. One that forgets nothing, the negative control, shows what is lost."""
     with primary_and_standby() as pair:

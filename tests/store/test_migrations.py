@@ -165,6 +165,7 @@ async def test_three_migrators_at_once_do_no_harm(empty: Migrated, database_url:
         assert await empty.schema() == await Migrated(database_url, connection).schema()
 
 
+@pytest.mark.long
 async def test_a_migration_does_not_wait_long_for_a_table_that_is_in_use(empty: Migrated) -> None:
     empty.upgrade("0001")
     before = await empty.schema()

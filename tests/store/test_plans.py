@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ from sqlalchemy import func
 from enrollment_service.store import courses, enrollments, events, history, requests, seats, students
 from enrollment_service.store.database import PLANNER_SETTINGS
 from enrollment_service.store.statements import Prepared
-from tests.support.databases import Connection
+from tests.support.databases import Connection, PostgresServer, connected
 
 STUDENTS, COURSES, EACH, EVENTS = 20_000, 1_000, 10, 50
 
@@ -94,12 +94,18 @@ async def generic_plan(connection: Connection, statement: Prepared) -> dict[str,
     return plan
 
 
+@pytest.fixture(scope="module")
+def filled(postgres_server: PostgresServer, template: str) -> Iterator[str]:
+    """The name of a database with large tables, to clone."""
+    with postgres_server.filled(template, FILL + "ANALYZE") as name:
+        yield name
+
+
 @pytest.fixture
-async def large(connection: Connection) -> Connection:
-    """A connection to a database with large tables."""
-    await connection.execute(FILL)
-    await connection.execute("ANALYZE")
-    return connection
+async def large(postgres_server: PostgresServer, filled: str) -> AsyncIterator[Connection]:
+    """A connection to a database with large tables of the test's own."""
+    async with postgres_server.database(filled) as url, connected(url) as connection:
+        yield connection
 
 
 async def test_hot_statements_never_scan_a_large_table(large: Connection) -> None:

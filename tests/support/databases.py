@@ -68,6 +68,22 @@ class PostgresServer:
             await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     @contextlib.contextmanager
+    def filled(self, template: str, statements: str) -> Iterator[str]:
+        """The name of a clone in which statements have run, to clone in turn, for as long as the block lasts."""
+        name = f"test_filled_{secrets.token_hex(6)}"
+
+        async def fill() -> None:
+            await self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            async with connected(self.url_of(name)) as connection:
+                await connection.execute(statements)
+
+        asyncio.run(fill())
+        try:
+            yield name
+        finally:
+            asyncio.run(self.execute(f"DROP DATABASE {name}"))
+
+    @contextlib.contextmanager
     def template(self) -> Iterator[str]:
         """The name of a database that is migrated and empty, for as long as the block lasts, and so is the app role."""
         name = f"test_template_{secrets.token_hex(6)}"

@@ -143,6 +143,7 @@ def serve(database_url: str, port: int, stdout: int) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.long
 async def test_a_service_whose_output_nobody_reads_serves_on(database_url: str, port: int, pipe: Pipe) -> None:
     """A pipe takes 64 KB; the lines of these calls are many times as long."""
     server = serve(database_url, port, pipe.writer.fileno())

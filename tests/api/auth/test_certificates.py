@@ -26,6 +26,7 @@ from tests.support.processes import Processes, free_port, run_command
 from tests.support.provider import Provider
 from tests.support.refusals import refused
 from tests.support.services import Service, ServiceLog
+from tests.support.thoroughness import mostly_long
 
 REGISTRAR = "spiffe://example.org/registrar"
 ROLES = f"""
@@ -200,7 +201,7 @@ def replace(path: Path, content: str | bytes) -> None:
 
 
 @pytest.mark.timeout(120)  # it waits for many connections, which cost the most on a busy machine
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", mostly_long(["1", "2"], ["1"]))
 async def test_certificates_and_authorities_rotate_under_load_without_a_failed_call(
     processes: Processes, mtls: dict[str, Any], authority: Authority, tmp_path: Path, workers: str
 ) -> None:

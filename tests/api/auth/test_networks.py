@@ -72,6 +72,7 @@ async def networks(count: int) -> AsyncIterator[list[Network]]:
             await asyncio.to_thread(subprocess.run, ["ip", "netns", "delete", network.name], stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.long
 @needs_namespaces
 async def test_one_is_known_by_its_certificate_and_the_other_by_its_token(processes: Processes, tmp_path: Path) -> None:
     authority, provider = Authority(tmp_path), Provider(tmp_path)
