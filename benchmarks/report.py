@@ -19,6 +19,7 @@ Figures: TypeAlias = dict[str, Figure]
 _CONTESTANTS = {
     "list": ("service", "service_2_workers", "native", "echo", "go", "go_batching", "asyncpg", "fastapi"),
     "enroll": ("service", "service_2_workers", "native", "echo", "go", "go_batching", "asyncpg", "fastapi", "pgbench"),
+    "explain": ("service",),
     "hot": ("service", "service_2_workers", "native", "go", "go_batching", "pgbench"),
     "import": ("service", "copy"),
     "import_students": ("service", "copy"),

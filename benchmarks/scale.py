@@ -119,6 +119,7 @@ TARGETS = (
     Target("enroll / Go that batches", "enroll.service", "enroll.go_batching", None, None),
     Target("hot course / Go that batches", "hot.service", "hot.go_batching", None, None),
     Target("enroll / pgbench, 32 clients", "enroll.service", "enroll.pgbench", None, None),
+    Target("explain 10 courses / list 10 courses", "explain.service", "list.service", None, None),
     Target("list, 2 workers / 1 worker", "list.service_2_workers", "list.service", None, None),
     Target("enroll, 2 workers / 1 worker", "enroll.service_2_workers", "enroll.service", None, None),
     Target("hot course, 2 workers / 1 worker", "hot.service_2_workers", "hot.service", None, None),

@@ -23,6 +23,7 @@ _GO = ("go", "go_batching")
 _TURNS = {
     "list": (_OURS, "echo", *_GO, "asyncpg", "fastapi", _TWO),
     "enroll": (_OURS, "echo", *_GO, "asyncpg", "fastapi", _TWO, "pgbench"),
+    "explain": (_OURS,),
     "hot": (_OURS, *_GO, _TWO, "pgbench"),
     "lone_p50_us": (_OURS, "go", "bare"),
     "four_in_flight": (_OURS, "go", "bare"),

@@ -71,6 +71,9 @@ func newHTTP2(r *run, socket net.Conn, share int, number uint64, count int) *htt
 		c.meanGap = time.Duration(float64(count) / r.Rate * float64(time.Second))
 	}
 	method := "ListStudentCourses"
+	if r.explain {
+		method = "ExplainEnrollment"
+	}
 	if r.enroll {
 		method = "EnrollStudent"
 	}
@@ -230,6 +233,8 @@ func (c *http2Conn) send(q request) {
 	a.request, a.got, a.status, a.text = q, a.got[:0], -1, ""
 	if c.enroll {
 		a.sent = appendEnroll(a.sent[:0], q.student, q.course, q.id)
+	} else if c.explain {
+		a.sent = appendExplain(a.sent[:0], q.student, coursesFrom(q.course, c.PerStudent, c.Courses))
 	} else {
 		a.sent = appendList(a.sent[:0], q.student)
 	}
@@ -409,6 +414,8 @@ func (c *http2Conn) judge(a *call) verdict {
 		right = echoIsRight(a.got, a.sent)
 	case c.enroll:
 		right = enrollIsRight(a.got, a.student, a.course)
+	case c.explain:
+		right = explainIsRight(a.got, coursesFrom(a.course, c.PerStudent, c.Courses))
 	default:
 		right = listIsRight(a.got, a.student, int(c.PerStudent))
 	}

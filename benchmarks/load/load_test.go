@@ -61,6 +61,39 @@ func answer(field int, parts ...[]byte) []byte {
 	})
 }
 
+func explanation(course, outcome uint64, obstacle string) []byte {
+	b := putField(nil, 1, course)
+	if outcome > 0 {
+		b = putField(b, 2, outcome)
+	}
+	if obstacle != "" {
+		b = append(append(b, 4<<3|2, byte(len(obstacle))), obstacle...)
+	}
+	return b
+}
+
+func TestExplainAnswers(t *testing.T) {
+	courses := coursesFrom(49, 3, 50)
+	if courses[0] != 49 || courses[1] != 50 || courses[2] != 1 {
+		t.Fatalf("courses %v", courses)
+	}
+	free, full, last := explanation(49, 1, ""), explanation(50, 0, "\x08\x05"), explanation(1, 2, "")
+	if !explainIsRight(answer(1, free, full, last), courses) {
+		t.Error("the right answer")
+	}
+	for name, b := range map[string][]byte{
+		"nothing":      nil,
+		"one too few":  answer(1, free, full),
+		"one too many": answer(1, free, full, last, last),
+		"other order":  answer(1, full, free, last),
+		"says nothing": answer(1, free, explanation(50, 0, ""), last),
+	} {
+		if explainIsRight(b, courses) {
+			t.Error(name)
+		}
+	}
+}
+
 func TestEnrollAnswers(t *testing.T) {
 	if !enrollIsRight(answer(1, enrollment(7, 300, 1, "x")), 7, 300) {
 		t.Error("the right answer")

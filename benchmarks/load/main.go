@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// plan says what to do. A mode is "list" or "enroll"; before it stands nothing for the service or a peer with the
+// plan says what to do. A mode is "list", "explain" or "enroll"; before it stands nothing for the service or a peer with the
 // same API, "echo-" for a server that returns the request's bytes, "rest-" for HTTP/1.1 with JSON.
 type plan struct {
 	Address       string  `json:"address"`
@@ -40,6 +40,7 @@ type plan struct {
 	Token         string  `json:"token"`            // sent with each call, if any
 	Deadline      float64 `json:"deadline_seconds"` // of each call, open loop only, if not 0
 	enroll        bool
+	explain       bool
 	flavor        string
 }
 
@@ -63,10 +64,10 @@ func (p *plan) check() error {
 			p.flavor, call = flavor, rest
 		}
 	}
-	if call != "list" && call != "enroll" {
+	if call != "list" && call != "enroll" && (call != "explain" || p.flavor != "grpc") {
 		return fmt.Errorf("unknown mode %q", p.Mode)
 	}
-	p.enroll = call == "enroll"
+	p.enroll, p.explain = call == "enroll", call == "explain"
 	if p.Seconds <= 0 || p.WarmupSeconds < 0 || p.Seconds+p.WarmupSeconds > longestRun {
 		return fmt.Errorf("seconds must be above 0, and at most %v with the warm-up", longestRun)
 	}
@@ -112,6 +113,9 @@ func (r *run) next(now time.Time, t *tally) (q request, ok bool) {
 		q.id = uuid(mix(r.Seed^index), mix(index^r.Seed<<17))
 	}
 	switch {
+	case r.explain:
+		q.student, q.course = int64(1+mix(r.Seed+index)%r.Students), int64(1+mix(index^r.Seed<<17)%r.Courses)
+		ok = true
 	case !r.enroll:
 		q.student, ok = int64(1+mix(r.Seed+index)%r.Students), true
 	case r.HotCourse > 0:

@@ -31,6 +31,27 @@ func appendEnroll(b []byte, student, course int64, requestID string) []byte {
 	})
 }
 
+// appendExplain encodes ExplainEnrollmentRequest with its gRPC prefix.
+func appendExplain(b []byte, student int64, courses []int64) []byte {
+	return prefixed(b, func(b []byte) []byte {
+		b = putField(b, 1, uint64(student))
+		packed := make([]byte, 0, 3*len(courses))
+		for _, course := range courses {
+			packed = binary.AppendUvarint(packed, uint64(course))
+		}
+		return append(binary.AppendUvarint(append(b, 2<<3|2), uint64(len(packed))), packed...)
+	})
+}
+
+// coursesFrom is so many courses from one on; after the last comes the first.
+func coursesFrom(first int64, count, courses uint64) []int64 {
+	found := make([]int64, count)
+	for i := range found {
+		found[i] = int64((uint64(first)-1+uint64(i))%courses) + 1
+	}
+	return found
+}
+
 func prefixed(b []byte, body func([]byte) []byte) []byte {
 	start := len(b)
 	b = body(append(b, 0, 0, 0, 0, 0))
@@ -141,6 +162,33 @@ func enrollIsRight(b []byte, student, course int64) bool {
 		count++
 		return field == 1 && count == 1 && enrollmentIs(data, student, course)
 	}) && count == 1
+}
+
+// explainIsRight checks ExplainEnrollmentResponse: one explanation for each course, in order, with an outcome or a reason
+// against it.
+func explainIsRight(b []byte, courses []int64) bool {
+	b, ok := message(b)
+	count := 0
+	return ok && fields(b, func(field int, _ uint64, data []byte) bool {
+		count++
+		return field == 1 && count <= len(courses) && explanationIs(data, courses[count-1])
+	}) && count == len(courses)
+}
+
+func explanationIs(b []byte, course int64) bool {
+	right, said := 0, false
+	whole := fields(b, func(field int, value uint64, data []byte) bool {
+		switch field {
+		case 1:
+			right += same(value, course)
+		case 2:
+			said = said || value == 1 || value == 2
+		case 4:
+			said = said || len(data) > 0
+		}
+		return true
+	})
+	return whole && said && right == 1
 }
 
 // echoIsRight checks that the bytes came back.

@@ -11,6 +11,7 @@ KEYS = {
     "list": {"service", "native", "echo", "go", "go_batching", "asyncpg", "fastapi"},
     "enroll": {"service", "native", "echo", "go", "go_batching", "asyncpg", "fastapi", "pgbench"},
     "hot": {"service", "service_2_workers", "native", "go", "go_batching", "pgbench"},
+    "explain": {"service"},
     "import": {"service", "copy"},
     "import_students": {"service", "copy"},
     "history": {"service", "copy"},
