@@ -166,14 +166,16 @@ def _new_student(student: pb.Student) -> NewStudent:
     return NewStudent(student.full_name, student.email, student.external_id)
 
 
+_STUDENT_CHECKS: dict[str, Check] = {
+    "full_name": partial(fields.check_text, most=200),
+    "email": fields.check_email,
+    "external_id": fields.check_external_id,
+}
+
+
 def _check_student(found: list[Violation], student: pb.Student, names: Iterable[str]) -> None:
-    checks: dict[str, Check] = {
-        "full_name": partial(fields.check_text, most=200),
-        "email": fields.check_email,
-        "external_id": fields.check_external_id,
-    }
     for name in names:
-        checks[name](found, f"student.{name}", getattr(student, name))
+        _STUDENT_CHECKS[name](found, f"student.{name}", getattr(student, name))
 
 
 # --- courses ----------------------------------------------------------------------------------------------------
