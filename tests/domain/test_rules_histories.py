@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from enrollment_service.domain import rules
+from enrollment_service.domain.commands import Command, Enroll, Swap, Unenroll
 from enrollment_service.domain.footprint import Footprint
 from enrollment_service.domain.records import (
     COURSE_CREATED,
@@ -32,7 +34,7 @@ from enrollment_service.domain.records import (
     WAIVABLE,
 )
 from enrollment_service.domain.state import State
-from tests.support.histories import COURSES, STUDENTS, Batch, Cast, batches, course_rules, plain, plain_row
+from tests.support.histories import COURSES, STUDENTS, Batch, Cast, batches, course_rules, hour, plain, plain_row
 from tests.support.memory import Memory
 from tests.support.model import LogLine, Model
 from tests.support.services import START
@@ -237,3 +239,71 @@ def test_histories_notice(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
     )  # fmt: skip
     with pytest.raises(Exception):  # noqa: B017, PT011 - whichever check is the first to notice
         run_state_machine_as_test(Histories, settings=search)
+
+
+# --- what random histories meet too seldom ----------------------------------------------------------------------
+
+
+def enters(student: int, course: int) -> Enroll:
+    return Enroll(student_id=student, course_ids=(course,), waitlist=True)
+
+
+def wants_to_swap(student: int, leave: int, enter: int) -> Swap:
+    return Swap(student_id=student, from_course_id=leave, to_course_id=enter, waitlist=True)
+
+
+ONE_SEAT: dict[str, Any] = {
+    "capacity": 1, "waitlist_capacity": 9, "enroll_open_time": None, "enroll_close_time": None,
+    "permit_required": False,
+}  # fmt: skip
+CLOSES = ONE_SEAT | {"enroll_close_time": hour(2)}
+# The rules of all courses, and what happens in them: so many hours later, a command.
+TRADE = (
+    ONE_SEAT,
+    [
+        *((0, enters(student, course)) for student, course in ((1, 1), (2, 2), (3, 3), (4, 2))),
+        *((1, wants_to_swap(student, leave, enter)) for student, leave, enter in ((1, 1, 3), (2, 2, 1), (3, 3, 2))),
+        # The first in line for course 2 leaves it; now three are first, around a circle.
+        (0, Unenroll(student_id=4, course_id=2)),
+    ],
+)
+CLOCK_SET_BACK = (
+    CLOSES,
+    [(0, enters(1, 1)), (0, enters(2, 1)), (3, Unenroll(student_id=1, course_id=1)), (-2, enters(3, 1))],
+)
+
+
+def play(rules: dict[str, Any], script: Sequence[tuple[int, Command[Any]]]) -> Histories:
+    """Each command alone, with a look at the tables after it."""
+    histories = Histories()
+    histories.begin([rules] * len(COURSES))
+    for hours, command in script:
+        histories.decide(Batch([command], rules, hours))
+        histories.tables_are_the_models()
+    return histories
+
+
+def held(histories: Histories) -> set[tuple[int, int]]:
+    """Who sits where, by slot."""
+    students = {student_id: slot for slot, student_id in histories.cast.students.items()}
+    courses = {course_id: slot for slot, course_id in histories.cast.courses.items()}
+    rows = histories.memory.enrollments.values()
+    return {(students[one.student_id], courses[one.course_id]) for one in rows if one.state == ENROLLED}
+
+
+def test_three_trade_once_each_is_first() -> None:
+    assert held(play(*TRADE)) == {(1, 3), (2, 1), (3, 2)}
+
+
+def test_a_free_seat_is_a_waiters_once_the_clock_is_set_back() -> None:
+    assert held(play(*CLOCK_SET_BACK)) == {(2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "script"),
+    [(State, "_circle", lambda *_: [], TRADE), (rules, "_settle", lambda *_: None, CLOCK_SET_BACK)],
+)
+def test_scripts_notice(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, broken: Any, script: Any) -> None:
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(AssertionError):
+        play(*script)
