@@ -20,7 +20,7 @@ COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --q
 COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long coverage check stubs migrate format lock sbom bench demo clean
+.PHONY: help setup run test test-long faults coverage check stubs migrate format lock sbom bench demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test: $(INSTALLED) edge-if-any ## Run the tests, two at a time (ARGS="-k waitlis
 
 test-long: $(INSTALLED) edge-if-any ## Run the tests that `make test` leaves out, and random ones for longer, one at a time
 	@TEST_TIMES=$(or $(TEST_TIMES),8) $(BIN)/python -m pytest -m "long or random" $(ARGS)
+
+faults: $(INSTALLED) ## Break servers, PostgreSQL and the link under load, and check what is left (SEED=, QUICK=1, ROW=7)
+	@$(BIN)/python -m faults $(ROW)
 
 coverage: $(INSTALLED) edge-if-any ## Run the tests of `make test` and report what they cover, in the servers they start too
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

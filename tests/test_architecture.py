@@ -159,7 +159,7 @@ def test_the_batcher_knows_nothing_of_enrollment() -> None:
 
 def test_production_never_comes_to_the_tools_of_a_developer() -> None:
     outside = {path.name for path in PROJECT.iterdir() if (path / "__init__.py").exists()} - {PACKAGE}
-    assert {"dev", "tests", "demo", "benchmarks"} <= outside
+    assert {"dev", "tests", "demo", "benchmarks", "faults"} <= outside
     assert {module: found for module in modules() if (found := foreign(module) & outside)} == {}
 
 

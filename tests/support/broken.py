@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
-from enrollment_service.domain.feed import Place
+from enrollment_service.domain.feed import Place, Snapshot
 from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, StudentCourses, StudentCoursesQuery
 from enrollment_service.domain.records import Enrollment, Student
 from enrollment_service.domain.state import Seats, State
@@ -131,6 +132,29 @@ def passing() -> None:
     State._first_trader = anybody  # type: ignore[assignment, method-assign]
 
 
+def promoting_the_last() -> None:
+    """Seats go to whoever has waited for the shortest time."""
+    promote = State.promote
+
+    def from_behind(state: State, seats: Seats, cause: Any) -> Any:
+        seats.queue = OrderedDict.fromkeys(reversed(seats.queue))
+        promoted = promote(state, seats, cause)
+        seats.queue = OrderedDict.fromkeys(reversed(seats.queue))
+        return promoted
+
+    State.promote = from_behind  # type: ignore[assignment, method-assign]
+
+
+def unaware_of_others() -> None:
+    """Of a snapshot it is forgotten which transactions were still under way."""
+
+    def of(text: str) -> Snapshot:
+        xmax = int(text.split(":")[1])
+        return Snapshot(xmax, xmax, ())
+
+    setattr(Snapshot, "of", of)  # noqa: B010 - mypy would not have it assigned
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "unlocked": forget_the_lock,
     "unordered": unordered,
@@ -143,6 +167,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "untied": untied,
     "untraded": untraded,
     "passing": passing,
+    "promoting_the_last": promoting_the_last,
+    "unaware_of_others": unaware_of_others,
 }
 
 

@@ -43,7 +43,11 @@ class Proxy:
             await client_reader.read()
             client_writer.close()
             return
-        reader, writer = await asyncio.open_connection(*self._target)
+        try:
+            reader, writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            client_writer.transport.abort()
+            return
         self._writers |= {client_writer, writer}
         try:
             await asyncio.gather(
