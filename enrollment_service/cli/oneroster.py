@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TextIO
 
+from enrollment_service.cli.rows import is_external_id
 from enrollment_service.cli.tables import Table, UnreadableFileError
 
 VERSIONS = ("1.1", "1.2")
@@ -266,6 +267,9 @@ def _read_enrollments(folder: _Folder, export: Export) -> None:
         pair = sys.intern(values["userSourcedId"]), sys.intern(values["classSourcedId"])
         if not all(pair):
             export.refused.append(Refused("enrollments.csv", line, " ".join(pair).strip(), "names no user or no class"))
+        elif not all(map(is_external_id, pair)):
+            # Of students and classes a row is refused; of enrollments the server would refuse all that come with it.
+            export.refused.append(Refused("enrollments.csv", line, " ".join(pair), "INVALID_FIELD"))
         elif latest.get(pair, "") <= _modified(values):
             latest[pair] = sys.intern(_modified(values))
             (export.enrolled if _is_gone(values) else export.withdrawn).pop(pair, None)

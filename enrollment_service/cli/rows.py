@@ -80,8 +80,13 @@ def _external_ids_in(values: Values) -> tuple[str, str]:
     return _external_id_in(values["student_external_id"]), _external_id_in(values["course_external_id"])
 
 
+def is_external_id(text: str) -> bool:
+    """Whether a server takes a text for an external id."""
+    return 0 < len(text) <= 255 and text.isprintable()
+
+
 def _external_id_in(text: str) -> str:
-    if not (0 < len(text) <= 255 and text.isprintable()):
+    if not is_external_id(text):
         raise InvalidRowError
     return text
 

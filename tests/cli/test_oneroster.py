@@ -194,6 +194,34 @@ async def test_what_a_bulk_export_lacks_is_removed_behind_the_brake(
     assert await wrong_in(database_url) == []
 
 
+async def test_a_dry_run_foresees_which_rows_are_refused(service: Service, tmp_path: Path) -> None:
+    (nobody,) = await service.client.students(1)
+    taken = (await service.client.call("GetStudent", student_id=nobody)).student.email
+    before = write_export(tmp_path / "before", users=STUDENTS)
+    assert (await take_in(service, before)).returncode == 0
+    users = [
+        ("s-0", "Ann0", "elsewhere@x.org"),
+        ("s-1", "Ann1", "A0@x.org"),  # what the row before gives up
+        ("s-2", "Ann2", "s4@x.org"),  # what a new student has got by then
+        ("s-3", "Ann3", "nothing"),
+        ("s-4", "Ann4", "S4@x.org"),
+        ("s-5", "Ann5", "s4@x.org"),
+        ("s-6", "Ann6", taken),
+        ("s-7", "Ann7", "a1@x.org"),  # had by somebody when the new ones are created
+        ("s-8", "n" * 200, "s8@x.org"),
+        ("s\t9", "Ann9", "s9@x.org"),
+        ("s-10" * 100, "Ann10", "s10@x.org"),
+    ]
+    classes = [*CLASSES, ("k-3", "", "ART-3"), ("k-4", "t" * 201, "ART-4"), ("k-5", "Drawing", "é!")]
+    pairs = [*PAIRS, ("k-3", "s-1"), ("k-1", "s-3"), ("k-1", "s-5"), ("k-1", "s\t9"), ("k-1", "s-10" * 100)]
+    export = write_export(tmp_path / "export", users=users, classes=classes, enrollments=pairs)
+    foreseen = await take_in(service, export, "--dry-run")
+    done = await take_in(service, export)
+    assert (foreseen.returncode, done.returncode) == (1, 1), done.stderr
+    assert sorted(foreseen.stdout.splitlines()[1:]) == sorted(done.stdout.splitlines())
+    assert "users.csv line 4: s-2: EMAIL_TAKEN" in done.stdout
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
 async def test_a_delta_changes_what_it_names_and_nothing_else(service: Service, tmp_path: Path, version: str) -> None:
     export = tmp_path / "export"
