@@ -128,7 +128,8 @@ end
 local function problem_in_headers(headers)
   local only_grpc = {}
   for name in pairs(headers) do
-    if name:sub(-4) == "-bin" then only_grpc[#only_grpc + 1] = name end
+    local of_grpc = name:sub(-4) == "-bin" or name:sub(1, 5) == "grpc-"
+    if of_grpc and name ~= "grpc-timeout" then only_grpc[#only_grpc + 1] = name end
   end
   for _, name in ipairs(only_grpc) do headers:remove(name) end
   local deadline = headers:get("grpc-timeout")
