@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import code_pb2, error_details_pb2
 
+from dev.door import configured
 from dev.openapi import Binding, bindings
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
@@ -357,6 +358,25 @@ async def test_requests_have_a_largest_size(door: Door, client: Client) -> None:
     assert [answer["chunk_id"] for answer in answers] == [f"{number}" for number in range(80)]
     within = [{"chunk_id": 1, "student_ids": [student] * 10_001, "course_ids": [course] * 10_001}]
     refusal_in(await door.ask("POST", "/v1/enrollments:import", within), 400, "INVALID_ARGUMENT", "INVALID_FIELD")
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends it by the byte would hold a connection for ever."""
+
+    def impatient(*arguments: Any) -> Any:
+        text = json.dumps(configured(*arguments))
+        assert '"600s"' in text
+        return json.loads(text.replace('"120s"', '"1s"').replace('"600s"', '"1s"'))
+
+    monkeypatch.setattr("dev.door.configured", impatient)
+    async with door_to(service.address) as door:
+        for path in ("/v1/students", "/v1/students:import"):
+            reader, writer = await asyncio.open_connection(*door.address.split(":"))
+            head = [f"POST {path} HTTP/1.1", "host: localhost", *map(": ".join, JSON.items()), "content-length: 99"]
+            writer.write("\r\n".join([*head, "", "["]).encode())
+            assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_imports_are_arrays_whose_last_element_tells_the_end(door: Door, client: Client) -> None:
