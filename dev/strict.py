@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
 
@@ -30,16 +30,36 @@ def _binding(binding: Binding) -> str:
     path = binding.shown_path
     if not re.fullmatch(r"[a-z0-9_/:{}]+", path):
         raise ValueError(f"{path} has characters that mean something in a pattern of Lua")
-    pattern = re.sub(r"\{\w+\}", "[^/]+", path)
-    taken = ", ".join(f'["{name}"] = true' for field in binding.path_fields for name in _spellings(field))
+    # The transcoder does not mind a slash at the end.
+    pattern = re.sub(r"\{\w+\}", "[^/]+", path) + "/?"
     message = binding.method.input_type
+    parts = {
+        "verb": f'"{binding.verb.upper()}"',
+        "path": f'"^{pattern}$"',
+        "taken": _set(binding.path_fields),
+        "several": _set(field.name for field in message.fields if _may_repeat(field)),
+    }
     if binding.body not in ("", "*"):
         inner = message.fields_by_name[binding.body].message_type
         if inner is None:
             raise ValueError(f"the body of {binding.method.name} is a field without fields")
         message = inner
-    body = f', body = "{message.full_name}"' if binding.body else ""
-    return f'{{verb = "{binding.verb.upper()}", path = "^{pattern}$", taken = {{{taken}}}{body}}}'
+        parts["inside"] = f'"{binding.body}."'
+    if binding.body:
+        parts["body"] = f'"{message.full_name}"'
+    entries = ", ".join(f"{name} = {value}" for name, value in parts.items())
+    return f"{{{entries}}}"
+
+
+def _may_repeat(field: FieldDescriptor) -> bool:
+    """Whether a query may have a parameter several times; a mask is a list of names."""
+    mask = field.message_type is not None and field.message_type.full_name == "google.protobuf.FieldMask"
+    return field.is_repeated or mask
+
+
+def _set(fields: Iterable[str]) -> str:
+    entries = ", ".join(f'["{name}"] = true' for field in fields for name in _spellings(field))
+    return f"{{{entries}}}"
 
 
 def _add(types: dict[str, Descriptor], message: Descriptor) -> None:
@@ -51,11 +71,9 @@ def _add(types: dict[str, Descriptor], message: Descriptor) -> None:
 
 
 def _inner(field: FieldDescriptor) -> Descriptor | None:
-    """What has fields in the JSON of a field: times and masks are texts, and the keys of maps are anybody's."""
+    """What has fields in the JSON of a field, times and masks among it; the keys of maps are anybody's."""
     message = field.message_type
-    if message is None or message.GetOptions().map_entry or message.full_name.startswith("google.protobuf."):
-        return None
-    return message
+    return None if message is None or message.GetOptions().map_entry else message
 
 
 def _fields(message: Descriptor) -> str:

@@ -125,7 +125,8 @@ def _imported(
     file: Path, target: Target, *, waitlist: bool, chunk_size: int | None, patience: float
 ) -> tuple[Report, str, int]:
     """Imports with a progress bar; how far it got, what ended it early, and the exit status."""
-    from enrollment_service.cli.upload import Report, UnreadableFileError, import_file
+    from enrollment_service.cli.tables import UnreadableFileError
+    from enrollment_service.cli.upload import Report, import_file
     from enrollment_service.client import ServiceError
 
     report = Report()

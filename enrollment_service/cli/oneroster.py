@@ -7,16 +7,19 @@ row cannot be used is reported with the reason. Nothing is sent from here; what 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TextIO
+
+from enrollment_service.cli.rows import is_external_id
+from enrollment_service.cli.tables import Table, UnreadableFileError
 
 VERSIONS = ("1.1", "1.2")
 BULK, DELTA, ABSENT = "bulk", "delta", "absent"
@@ -32,6 +35,9 @@ _COLUMNS = {
 _OTHERS = ("sourcedId", "status", "dateLastModified", "role")
 _CODE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_. ")
 MAX_CODE = 40
+
+# What an archive may come to: damaged, encrypted, or packed in a way that is not known here.
+_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Values = Mapping[str, str]
 
@@ -107,7 +113,7 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._zip = None if path.is_dir() else _opened(path)
-        names = [name for name in self._zip.namelist() if name.endswith("manifest.csv")] if self._zip else []
+        names = [name for name in self._zip.namelist() if _is_manifest(name)] if self._zip else []
         self._prefix = min(names, key=len).removesuffix("manifest.csv") if names else ""
 
     def has(self, name: str) -> bool:
@@ -122,6 +128,10 @@ class _Folder:
             return (self._path / f"{name}.csv").open(newline="", encoding="utf-8-sig")
         opened = self._zip.open(f"{self._prefix}{name}.csv")
         return io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
+
+
+def _is_manifest(name: str) -> bool:
+    return PurePosixPath(name).name == "manifest.csv"
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -149,6 +159,8 @@ def read_export(path: Path, known: Collection[str] = ()) -> Export:
     if version not in VERSIONS:
         raise UnusableExportError(f"manifest.csv: oneroster.version must be {' or '.join(VERSIONS)}")
     export = Export(version, {name: _mode(folder, properties, name) for name in _COLUMNS if name != "manifest"})
+    if version == "1.2" and export.modes["users"] == BULK and export.modes["roles"] == ABSENT:
+        raise UnusableExportError("manifest.csv: file.roles is absent, and only roles.csv says who is a student")
     _read_students(folder, export, known)
     _read_classes(folder, export)
     _read_enrollments(folder, export)
@@ -164,19 +176,26 @@ def _mode(folder: _Folder, properties: Values, name: str) -> str:
     return mode
 
 
-def _rows(folder: _Folder, name: str) -> Iterator[tuple[int, Values]]:
-    """The rows of a file with their lines; values without spaces around them."""
+def _rows(folder: _Folder, name: str, export: Export | None = None) -> Iterator[tuple[int, Values]]:
+    """The rows of a file with their lines; those that are too short are refused."""
     try:
         with folder.open(name) as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS[name] if column not in (reader.fieldnames or ())]
+            table = Table(file)
+            missing = [column for column in _COLUMNS[name] if column not in table.columns]
             if missing:
                 raise UnusableExportError(f"{name}.csv: has no column {missing[0]}")
-            wanted = {*_COLUMNS[name], *_OTHERS}.intersection(reader.fieldnames or ())
-            for values in reader:
-                yield reader.line_num, {column: (values[column] or "").strip() for column in wanted}
-    except (UnicodeDecodeError, csv.Error, OSError, zipfile.BadZipFile) as error:
-        raise UnusableExportError(f"{name}.csv: not a CSV file in UTF-8 ({type(error).__name__})") from error
+            wanted = {*_COLUMNS[name], *_OTHERS}.intersection(table.columns)
+            for line, values in table:
+                texts = {column: (values[column] or "").strip() for column in wanted}
+                if export is not None and any(values[column] is None for column in wanted):
+                    refused = Refused(f"{name}.csv", line, texts.get("sourcedId", ""), "has too few columns")
+                    export.refused.append(refused)
+                else:
+                    yield line, texts
+    except UnreadableFileError as error:
+        raise UnusableExportError(f"{name}.csv: {error}") from error
+    except _UNREADABLE as error:
+        raise UnusableExportError(f"{name}.csv: cannot be read ({type(error).__name__})") from error
 
 
 def _latest(folder: _Folder, export: Export, name: str) -> list[tuple[int, Values]]:
@@ -184,7 +203,7 @@ def _latest(folder: _Folder, export: Export, name: str) -> list[tuple[int, Value
     if export.modes[name] == ABSENT:
         return []
     latest: dict[str, tuple[int, Values]] = {}
-    for line, values in _rows(folder, name):
+    for line, values in _rows(folder, name, export):
         key = values.get("sourcedId") or f"\n{line}"
         before = latest.get(key)
         if before is None or _modified(values) >= _modified(before[1]):
@@ -242,12 +261,15 @@ def _read_enrollments(folder: _Folder, export: Export) -> None:
         return
     # There may be millions, so each is kept as little as can be: of a pair the row that was modified last.
     latest: dict[Pair, str] = {}
-    for line, values in _rows(folder, "enrollments"):
+    for line, values in _rows(folder, "enrollments", export):
         if values["role"].lower() != STUDENT:
             continue
         pair = sys.intern(values["userSourcedId"]), sys.intern(values["classSourcedId"])
         if not all(pair):
             export.refused.append(Refused("enrollments.csv", line, " ".join(pair).strip(), "names no user or no class"))
+        elif not all(map(is_external_id, pair)):
+            # Of students and classes a row is refused; of enrollments the server would refuse all that come with it.
+            export.refused.append(Refused("enrollments.csv", line, " ".join(pair), "INVALID_FIELD"))
         elif latest.get(pair, "") <= _modified(values):
             latest[pair] = sys.intern(_modified(values))
             (export.enrolled if _is_gone(values) else export.withdrawn).pop(pair, None)

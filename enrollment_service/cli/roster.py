@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from enrollment_service.cli.foresight import refused_courses, refused_students
 from enrollment_service.cli.oneroster import Export, Pair, Refused, codes_of, read_export
 from enrollment_service.cli.pace import Pace
 from enrollment_service.cli.rows import COURSES, EXTERNAL_ENROLLMENTS, STUDENTS, Kind, Row
@@ -71,6 +72,7 @@ class _Known:
     """What the server has: students and courses by external id, and who is enrolled in the courses of the export."""
 
     students: dict[str, pb.Student] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
     courses: dict[str, pb.Course] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     enrolled: dict[Pair, Removal] = field(default_factory=dict)
@@ -152,11 +154,13 @@ async def take_in(path: Path, target: Target, options: Options, outcome: Outcome
 
 async def _read_people_and_courses(client: EnrollmentClient, known: _Known, progress: Callable[[int], None]) -> None:
     async for student in client.list_students(page_size=LARGEST_PAGE):
+        # Of a student without an external id only the address matters; no sourcedId begins so.
+        known.addresses[student.email.lower()] = student.external_id or f"\n{student.student_id}"
         if student.external_id:
             known.students[student.external_id] = student
         progress(1)
     async for course in client.list_courses(page_size=LARGEST_PAGE):
-        # Of a course without an external id only the code matters; no sourcedId begins so.
+        # Likewise the code of a course.
         known.codes[course.external_id or f"\n{course.course_id}"] = course.code
         if course.external_id:
             known.courses[course.external_id] = course
@@ -223,14 +227,24 @@ def _foresee(
     export: Export, known: _Known, students: list[Row], courses: list[Row], pairs: list[Row], outcome: Outcome
 ) -> None:
     """Counts what would be sent, as far as that can be known without sending it."""
+    no_students = refused_students(students, known.students, known.addresses)
+    no_courses = refused_courses(courses)
+    for file, rows, refused in (("users.csv", students, no_students), ("classes.csv", courses, no_courses)):
+        outcome.refused += [
+            Refused(file, row.line, " ".join(row.shown), refused[row.sent.external_id])
+            for row in rows
+            if row.sent.external_id in refused
+        ]
+    students = [row for row in students if row.sent.external_id not in no_students]
+    courses = [row for row in courses if row.sent.external_id not in no_courses]
     outcome.counts = {
         "students": _compared(students, known.students, ("full_name", "email")),
         "courses": _compared(courses, known.courses, ("code", "title")),
         "enrollments": Counter(),
     }
     there = {
-        "student": export.students.keys() | known.students.keys(),
-        "course": export.classes.keys() | known.courses.keys(),
+        "student": {row.sent.external_id for row in students} | known.students.keys(),
+        "course": {row.sent.external_id for row in courses} | known.courses.keys(),
     }
     counts = outcome.counts["enrollments"]
     for row in pairs:
@@ -244,7 +258,7 @@ def _foresee(
 
 
 def _compared(rows: list[Row], known: dict[str, Any], names: tuple[str, ...]) -> Counter[str]:
-    counts: Counter[str] = Counter()
+    counts = Counter(created=0, updated=0, unchanged=0)
     for row in rows:
         before = known.get(row.sent.external_id)
         if before is None:

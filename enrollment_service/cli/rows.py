@@ -20,6 +20,7 @@ MAX_DIGITS = len(str(LARGEST_ID))
 MAX_COUNT = 2**31 - 1
 _COUNTED = ("capacity", "waitlist_capacity")
 _TIMED = ("enroll_open_time", "enroll_close_time")
+_OPTIONAL = ("description", *_COUNTED, *_TIMED)
 
 Values = Mapping[str, str]
 
@@ -43,6 +44,7 @@ class Kind:
     Attributes:
         name: of the rows, as one speaks of them.
         columns: that a file must have.
+        optional: that it may have.
         shown: by which of them a rejected row is known, and what these are called.
         counts: of the answers.
         most: rows in a chunk.
@@ -59,6 +61,7 @@ class Kind:
     read: Callable[[Values], Any]
     request: Callable[[Sequence[Any], Sequence[str]], Any]
     method: str
+    optional: tuple[str, ...] = ()
 
 
 def _ids_in(values: Values) -> tuple[int, int]:
@@ -77,8 +80,13 @@ def _external_ids_in(values: Values) -> tuple[str, str]:
     return _external_id_in(values["student_external_id"]), _external_id_in(values["course_external_id"])
 
 
+def is_external_id(text: str) -> bool:
+    """Whether a server takes a text for an external id."""
+    return 0 < len(text) <= 255 and text.isprintable()
+
+
 def _external_id_in(text: str) -> str:
-    if not (0 < len(text) <= 255 and text.isprintable()):
+    if not is_external_id(text):
         raise InvalidRowError
     return text
 
@@ -114,7 +122,10 @@ def _time_in(text: str) -> Timestamp:
     if moment.tzinfo is None:
         raise InvalidRowError
     stamp = Timestamp()
-    stamp.FromDatetime(moment)
+    try:
+        stamp.FromDatetime(moment)
+    except OverflowError:  # in UTC it is before the year 1, or after 9999
+        raise InvalidRowError from None
     return stamp
 
 
@@ -136,7 +147,7 @@ def _students(rows: Sequence[pb.Student], _: Sequence[str]) -> pb.ImportStudents
 
 def _courses(rows: Sequence[pb.Course], columns: Sequence[str]) -> pb.ImportCoursesRequest:
     """Of courses that are there already only what the file has a column for is changed."""
-    written = [name for name in ("code", "title", "description", *_COUNTED, *_TIMED) if name in columns]
+    written = [name for name in ("code", "title", *_OPTIONAL) if name in columns]
     return pb.ImportCoursesRequest(courses=rows, update_mask=FieldMask(paths=written))
 
 
@@ -174,6 +185,7 @@ STUDENTS = Kind(
 COURSES = Kind(
     name="courses",
     columns=("external_id", "code", "title"),
+    optional=_OPTIONAL,
     shown={"external_id": "course"},
     counts=_UPSERTED,
     most=5_000,

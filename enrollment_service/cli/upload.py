@@ -5,25 +5,21 @@ A client of the import streams like any other; it touches no database. Which row
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from enrollment_service.cli.pace import Pace
 from enrollment_service.cli.rows import ENROLLMENTS, KINDS, InvalidRowError, Kind, Row
+from enrollment_service.cli.tables import Table, UnreadableFileError
 from enrollment_service.cli.target import Target
 from enrollment_service.client import EnrollmentClient
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 # Of what is sent in a chunk; servers take messages of 4 MB.
 MAX_CHUNK_BYTES = 1_000_000
-
-
-class UnreadableFileError(Exception):
-    """The file is not a CSV file with the columns of any kind of rows."""
 
 
 class Rejected(NamedTuple):
@@ -52,17 +48,18 @@ class Report:
             self.rejected.append(Rejected(row.line, row.shown, reason))
 
 
-def rows_of(file: TextIO) -> tuple[Kind, csv.DictReader[str]]:
-    """The kind of the rows of a file, and a reader of the file, past its header.
+def kind_of(columns: Sequence[str]) -> Kind:
+    """The kind of rows that a file with these columns has.
 
     Raises:
-        UnreadableFileError: the header lacks a column.
+        UnreadableFileError: it lacks a column, or has one twice.
     """
-    reader = csv.DictReader(file)
-    reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
     for kind in KINDS:
         if set(kind.columns) <= set(columns):
-            return kind, reader
+            twice = [name for name in (*kind.columns, *kind.optional) if columns.count(name) > 1]
+            if twice:
+                raise UnreadableFileError(f"the first line names the column {twice[0]} more than once")
+            return kind
     known = ", or ".join(" and ".join(kind.columns) for kind in KINDS)
     raise UnreadableFileError(f"the first line must name the columns {known}")
 
@@ -81,21 +78,25 @@ def chunks_of(rows: Iterable[Row], most: Callable[[], int]) -> Iterator[list[Row
         yield chunk
 
 
-def valid_rows(kind: Kind, reader: csv.DictReader[str], report: Report) -> Iterator[Row]:
+def valid_rows(kind: Kind, table: Table, report: Report) -> Iterator[Row]:
     """The rows that can be sent; the others go straight to the report."""
     seen: set[str] = set()
-    for values in reader:
-        texts = {name: (value or "").strip() for name, value in values.items() if isinstance(name, str)}
+    used = [name for name in table.columns if name in kind.columns or name in kind.optional]
+    for line, values in table:
+        texts = {name: (values[name] or "").strip() for name in used}
         shown = tuple(texts[name] for name in kind.shown)
         try:
-            row = Row(reader.line_num, shown, kind.read(texts))
+            # An empty field may clear something; one that is not there says nothing.
+            if any(values[name] is None for name in used):
+                raise InvalidRowError
+            row = Row(line, shown, kind.read(texts))
         except (InvalidRowError, ValueError):
-            report.rejected.append(Rejected(reader.line_num, shown, "INVALID_FIELD"))
+            report.rejected.append(Rejected(line, shown, "INVALID_FIELD"))
             continue
         if "external_id" in kind.shown:
             # The first row with an external id counts, in whichever chunk another comes.
             if shown[0] in seen:
-                report.rejected.append(Rejected(reader.line_num, shown, "INVALID_FIELD"))
+                report.rejected.append(Rejected(line, shown, "INVALID_FIELD"))
                 continue
             seen.add(shown[0])
         yield row
@@ -161,19 +162,17 @@ async def import_file(
         ServiceError: the server refused a chunk, or could not be reached for too long.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            report.kind, reader = rows_of(file)
-            async with target.client(budget=patience) as client:
-                await send(
-                    client,
-                    report.kind,
-                    valid_rows(report.kind, reader, report),
-                    report,
-                    columns=reader.fieldnames or (),
-                    waitlist=waitlist and report.kind.method == "import_enrollments",
-                    pace=Pace(chunk_size),
-                    patience=patience,
-                    progress=progress,
-                )
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UnreadableFileError(f"not a CSV file in UTF-8 ({type(error).__name__})") from error
+        table = Table(file)
+        report.kind = kind_of(table.columns)
+        async with target.client(budget=patience) as client:
+            await send(
+                client,
+                report.kind,
+                valid_rows(report.kind, table, report),
+                report,
+                columns=table.columns,
+                waitlist=waitlist and report.kind.method == "import_enrollments",
+                pace=Pace(chunk_size),
+                patience=patience,
+                progress=progress,
+            )

@@ -122,7 +122,8 @@ class Footprint:
             case ImportStudents():
                 self.updated_students.update(student_id for student_id in command.found if student_id)
             case ImportCourses():
-                for course_id, course in zip(command.found, command.courses, strict=True):
+                # Whoever only asks what must be free may ask before anything was looked up: then nothing is found yet.
+                for course_id, course in zip(command.found, command.courses, strict=bool(command.found)):
                     if course_id and course is not None:
                         self._add_capacity(course_id, course.capacity)
 

@@ -194,6 +194,34 @@ async def test_what_a_bulk_export_lacks_is_removed_behind_the_brake(
     assert await wrong_in(database_url) == []
 
 
+async def test_a_dry_run_foresees_which_rows_are_refused(service: Service, tmp_path: Path) -> None:
+    (nobody,) = await service.client.students(1)
+    taken = (await service.client.call("GetStudent", student_id=nobody)).student.email
+    before = write_export(tmp_path / "before", users=STUDENTS)
+    assert (await take_in(service, before)).returncode == 0
+    users = [
+        ("s-0", "Ann0", "elsewhere@x.org"),
+        ("s-1", "Ann1", "A0@x.org"),  # what the row before gives up
+        ("s-2", "Ann2", "s4@x.org"),  # what a new student has got by then
+        ("s-3", "Ann3", "nothing"),
+        ("s-4", "Ann4", "S4@x.org"),
+        ("s-5", "Ann5", "s4@x.org"),
+        ("s-6", "Ann6", taken),
+        ("s-7", "Ann7", "a1@x.org"),  # had by somebody when the new ones are created
+        ("s-8", "n" * 200, "s8@x.org"),
+        ("s\t9", "Ann9", "s9@x.org"),
+        ("s-10" * 100, "Ann10", "s10@x.org"),
+    ]
+    classes = [*CLASSES, ("k-3", "", "ART-3"), ("k-4", "t" * 201, "ART-4"), ("k-5", "Drawing", "é!")]
+    pairs = [*PAIRS, ("k-3", "s-1"), ("k-1", "s-3"), ("k-1", "s-5"), ("k-1", "s\t9"), ("k-1", "s-10" * 100)]
+    export = write_export(tmp_path / "export", users=users, classes=classes, enrollments=pairs)
+    foreseen = await take_in(service, export, "--dry-run")
+    done = await take_in(service, export)
+    assert (foreseen.returncode, done.returncode) == (1, 1), done.stderr
+    assert sorted(foreseen.stdout.splitlines()[1:]) == sorted(done.stdout.splitlines())
+    assert "users.csv line 4: s-2: EMAIL_TAKEN" in done.stdout
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
 async def test_a_delta_changes_what_it_names_and_nothing_else(service: Service, tmp_path: Path, version: str) -> None:
     export = tmp_path / "export"
@@ -261,6 +289,15 @@ def test_codes_are_the_schools_where_they_are_valid_and_unique(tmp_path: Path) -
         ({"users.csv": "sourcedId,givenName\n"}, "users.csv: has no column familyName"),
         ({"enrollments.csv": b"classSourcedId,userSourcedId,role\n\xff\xfe,x,student\n"}, "enrollments.csv: not a CSV"),
         (
+            {"classes.csv": 'sourcedId,title,classCode\nk-1,Drawing,"ART-1\nk-2,Choir,MUS-1\n'},
+            "classes.csv: not a CSV file in UTF-8 after line 1",
+        ),
+        ({"classes.csv": "sourcedId,title,classCode\nk-1," + "x" * 1_000_000}, "a line is too long"),
+        (
+            {"manifest.csv": "propertyName,value\noneroster.version,1.2\nfile.users,bulk\n"},
+            "file.roles is absent, and only roles.csv says who is a student",
+        ),
+        (
             {"manifest.csv": "propertyName,value\noneroster.version,1.1\nfile.users,all\n"},
             "file.users must be bulk, delta or absent",
         ),
@@ -288,3 +325,54 @@ def test_a_file_that_is_no_archive_is_no_export(tmp_path: Path) -> None:
     file.write_text("PK")
     with pytest.raises(UnusableExportError, match="neither a folder nor a ZIP file"):
         read_export(file)
+
+
+def spoiled(archive: bytes, how: str) -> bytes:
+    """An archive in which every file is encrypted, packed in an unknown way, or damaged; at least it says so."""
+    content = bytearray(archive)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            if how == "encrypted":
+                content[at + flags] |= 1
+            elif how == "unknown":
+                content[at + flags + 2] = 99
+            elif signature == b"PK\x03\x04":
+                packed = at + 30 + content[at + 26] + content[at + 28]
+                content[packed : packed + 8] = b"\xff" * 8
+            at = content.find(signature, at + 4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "unknown", "damaged"])
+def test_an_archive_that_cannot_be_unpacked_is_no_export(tmp_path: Path, how: str) -> None:
+    folder, file = write_export(tmp_path / "export", users=STUDENTS), tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for one in folder.iterdir():
+            archive.write(one, one.name)
+    file.write_bytes(spoiled(file.read_bytes(), how))
+    with pytest.raises(UnusableExportError, match=r"manifest\.csv: cannot be read"):
+        read_export(file)
+
+
+def test_what_other_programs_put_into_an_archive_is_no_manifest(tmp_path: Path) -> None:
+    folder, file = write_export(tmp_path / "export", users=STUDENTS), tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for one in folder.iterdir():
+            archive.write(one, f"a folder with a long name/{one.name}")
+        archive.writestr("__MACOSX/._manifest.csv", b"\0\5\x16\7")
+        archive.writestr("oldmanifest.csv", b"")
+    assert list(read_export(file).students) == [one for one, *_ in STUDENTS]
+
+
+def test_rows_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", users=STUDENTS, classes=CLASSES, enrollments=PAIRS)
+    for name in ("users", "enrollments"):
+        with (export / f"{name}.csv").open("a", encoding="utf-8") as file:
+            file.write(f"{name}-9,active")
+    read = read_export(export)
+    assert [(one.file, one.sourced_id, one.reason) for one in read.refused] == [
+        ("users.csv", "users-9", "has too few columns"),
+        ("enrollments.csv", "enrollments-9", "has too few columns"),
+    ]
+    assert len(read.enrolled) == len(PAIRS)

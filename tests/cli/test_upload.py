@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from enrollment_service.cli.tables import UnreadableFileError
 from enrollment_service.cli.target import Target
-from enrollment_service.cli.upload import Report, UnreadableFileError, import_file
+from enrollment_service.cli.upload import Report, import_file
 from tests.support.databases import Connection
 from tests.support.processes import environment, free_port
 from tests.support.services import Service
@@ -56,6 +57,48 @@ async def test_what_stands_before_a_bad_byte_is_imported(
             progress=lambda _: None,
         )
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == 3
+
+
+COURSES = "external_id,code,title,description,capacity,enroll_close_time\n"
+
+
+async def imported(service: Service, folder: Path, text: str) -> Report:
+    """What became of the rows of a file."""
+    file, report = folder / "rows.csv", Report()
+    file.write_text(text)
+    await import_file(
+        file, Target(service.address), report, waitlist=False, chunk_size=None, patience=20, progress=lambda _: None
+    )
+    return report
+
+
+async def test_a_quote_that_nobody_closes_swallows_no_rows(service: Service, tmp_path: Path) -> None:
+    rows = 'K-1,ART-1,Drawing,,5,\nK-2,ART-2,Drawing,"without end,5,\nK-3,ART-3,Drawing,,5,\n'
+    with pytest.raises(UnreadableFileError, match="after line 2"):
+        await imported(service, tmp_path, COURSES + rows)
+    courses = (await service.client.call("ListCourses")).courses
+    assert [(one.external_id, one.description) for one in courses] in ([], [("K-1", "")])
+
+
+async def test_a_row_that_is_cut_off_clears_nothing(service: Service, tmp_path: Path) -> None:
+    await imported(service, tmp_path, f"{COURSES}K-1,ART-1,Drawing,By hand,5,\n")
+    report = await imported(service, tmp_path, f"{COURSES}K-1,ART-1,Painting\n")
+    assert [(one.line, one.reason) for one in report.rejected] == [(2, "INVALID_FIELD")]
+    (course,) = (await service.client.call("ListCourses")).courses
+    assert (course.title, course.capacity) == ("Drawing", 5)
+
+
+async def test_a_time_that_no_calendar_has_is_a_rejected_row(service: Service, tmp_path: Path) -> None:
+    times = ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-13-01T00:00:00Z", "2026-09-01T00:00:00Z"]
+    rows = "".join(f"K-{number},ART-{number},Drawing,,5,{time}\n" for number, time in enumerate(times))
+    report = await imported(service, tmp_path, COURSES + rows)
+    assert [(one.line, one.reason) for one in report.rejected] == [(line, "INVALID_FIELD") for line in (2, 3, 4)]
+    assert report.counts["created"] == 1
+
+
+async def test_a_column_that_is_there_twice_is_refused(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match="the column email more than once"):
+        await imported(service, tmp_path, "external_id,full_name,email,email\nS-1,Ann Lee,a@x.org,b@x.org\n")
 
 
 def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import code_pb2, error_details_pb2
 
+from dev.door import configured
 from dev.openapi import Binding, bindings
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
@@ -68,6 +70,20 @@ MALFORMED: list[tuple[str, str, bytes | None]] = [
     ("GET", "/v1/students/1/courses?states=ASLEEP", None),
     ("GET", "/v1/events?follow=perhaps", None),
     ("GET", "/v1/students%2F1", None),
+    # What the transcoder takes for JSON, or passes over.
+    ("POST", "/v1/students", b"{'full_name': 'Ann Lee', 'email': 'ann@example.org', 'fullname': 'x'}"),
+    ("POST", "/v1/students", b'{"full_name": \'}\', "email": "ann@example.org", "fullname": "x"}'),
+    ("POST", "/v1/students", b'{"full_name": "Ann Lee", "email": "ann@example.org",}'),
+    ("POST", "/v1/students", b'{"full_name": "Ann Lee", "email": "ann@example.org"} {}'),
+    ("POST", "/v1/students", b'{"full_name": "Ann Lee", "email": "ann@example.org", "fullName": "Bo"}'),
+    ("POST", "/v1/students", b'{"full_name": "Ann Lee", "email": "ann@example.org", "email": "bo@example.org"}'),
+    ("POST", "/v1/students?student.email=ann@example.org", b'{"full_name": "Ann Lee"}'),
+    ("GET", "/v1/students?page_size=1&page_size=2", None),
+    ("GET", "/v1/students?pageSize=1&page_size=2", None),
+    ("GET", "/v1/students?query", None),
+    ("GET", "/v1/students?=ann", None),
+    ("DELETE", "/v1/students/1", b'{"etag": "0"}'),
+    ("GET", "/v1/students", b'{"query": "ann"}'),
 ]
 
 
@@ -81,6 +97,10 @@ UNKNOWN_FIELDS: list[tuple[str, str, Any, tuple[str, str]]] = [
     ("POST", "/enrollments", {"reason": '\\"', "x": [{}]}, ("x", "EnrollStudentRequest")),
     ("POST", "/enrollments", b'{"\\u0073tudent_id": 1}', ("\\u0073tudent_id", "EnrollStudentRequest")),
     ("POST", "/v1/enrollments:import", [{}, {"chunk": 1}], ("chunk", "ImportEnrollmentsRequest")),
+    ("POST", "/v1/students/", {"fullname": "Ann Lee"}, ("fullname", "Student")),
+    ("POST", "//v1//students//", {"fullname": "Ann Lee"}, ("fullname", "Student")),
+    ("POST", "/v1/x/../students/.", {"fullname": "Ann Lee"}, ("fullname", "Student")),
+    ("POST", "/students/1/courses/", {"course_ids": [1], "onfull": 2}, ("onfull", "EnrollStudentRequest")),
 ]
 
 
@@ -245,11 +265,51 @@ async def test_what_the_path_says_cannot_be_said_again(door: Door, client: Clien
     await client.enroll(other, course)
     for name in ("student_id", "studentId", "%73tudent_id"):
         for verb, path in (("GET", f"/students/{student}"), ("DELETE", f"/students/{student}/courses/{course}")):
-            status = status_in(await door.ask(verb, f"{path}?page_size=1&{name}={other}"), 400, "INVALID_ARGUMENT")
-            assert status["message"] == f'The path has the field "{unquote(name)}" already.'
+            for asked in (f"{path}?page_size=1&{name}={other}", f"{path}/?{name}={other}"):
+                status = status_in(await door.ask(verb, asked), 400, "INVALID_ARGUMENT")
+                assert status["message"] == f'The path has the field "{unquote(name)}" already.'
     mask = "update_mask=full_name&student.student_id=2"
     status_in(await door.ask("PATCH", f"/v1/students/1?{mask}", {"full_name": "Bo"}), 400, "INVALID_ARGUMENT")
     assert await client.courses_of(other) == [course]
+
+
+async def test_moments_have_no_fields_that_nobody_knows(door: Door) -> None:
+    course = {"code": "ART-1", "title": "Drawing", "enroll_open_time": {"second": 1}}
+    status = status_in(await door.ask("POST", "/v1/courses", course), 400, "INVALID_ARGUMENT")
+    assert status["message"] == 'Could not find field "second" in the type "google.protobuf.Timestamp".'
+
+
+async def test_a_slash_at_the_end_does_not_matter(door: Door, client: Client) -> None:
+    (student,), (course,) = await client.students(1), await client.courses(1)
+    enrolled = await door.ask("POST", "/students/enroll/", {"student_id": student, "course_ids": [course]})
+    assert enrolled.json["enrollments"][0]["course_id"] == f"{course}"
+    (_, end) = (await door.ask("GET", f"/v1/courses/{course}/events/")).events
+    assert end["end"]["code"] == 0
+
+
+async def test_a_plus_in_a_query_is_a_space(door: Door, client: Client) -> None:
+    student = await client.create_student("Ann Lee", "a+b@example.org")
+    for query in ("query=Ann+Lee", "query=Ann%20Lee", "query=a%2Bb"):
+        (found,) = (await door.ask("GET", f"/v1/students?{query}")).json["students"]
+        assert found["student_id"] == f"{student.student_id}"
+
+
+async def test_headers_that_grpc_reads_do_no_harm(door: Door, client: Client) -> None:
+    student = await client.create_student()
+    path = f"/v1/students/{student.student_id}"
+    for deadline in ("soon", "2", "-1S", "2 S", "999999999S", "1S, 1S"):
+        status = status_in(await door.ask("GET", path, headers={"grpc-timeout": deadline}), 400, "INVALID_ARGUMENT")
+        assert status["message"].startswith("The header grpc-timeout must be")
+    harmless = {"x-trace-bin": "!", "grpc-encoding": "gzip", "grpc-status": "9", "grpc-timeout": "99999999H"}
+    assert (await door.ask("GET", path, headers=harmless)).status == 200
+
+
+async def test_a_deadline_holds_where_the_service_stands_still() -> None:
+    """Which does not even say that it has passed."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with door_to(f"127.0.0.1:{silent.getsockname()[1]}") as door:
+            late = await door.ask("GET", "/v1/students", headers={"grpc-timeout": "10m"})
+    assert status_in(late, 504, "DEADLINE_EXCEEDED")["message"] == "The service did not answer in time."
 
 
 async def test_what_is_deeply_nested_is_refused(door: Door) -> None:
@@ -273,7 +333,10 @@ async def test_wrong_verbs_and_wrong_paths_are_not_found(door: Door) -> None:
 
 async def test_what_a_foreign_page_could_send_is_refused(door: Door, client: Client) -> None:
     body = json.dumps({"full_name": "Eve", "email": "eve@example.org"}).encode()
-    for sent in ({}, {"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}):
+    plain = ("text/plain", "application/x-www-form-urlencoded")
+    # And what looks like gRPC without being it.
+    nearly = ("application/grpcjson", "application/grpc-foo", "application/grpc;json", "application/grpc-web+json")
+    for sent in ({}, *({"content-type": kind} for kind in plain + nearly)):
         status_in(await door.ask("POST", "/v1/students", body, headers=sent), 415, "INVALID_ARGUMENT")
     named = await door.ask("GET", "/v1/students", headers={"host": "elsewhere.example.org"})
     status_in(named, 404, "NOT_FOUND")
@@ -295,6 +358,25 @@ async def test_requests_have_a_largest_size(door: Door, client: Client) -> None:
     assert [answer["chunk_id"] for answer in answers] == [f"{number}" for number in range(80)]
     within = [{"chunk_id": 1, "student_ids": [student] * 10_001, "course_ids": [course] * 10_001}]
     refusal_in(await door.ask("POST", "/v1/enrollments:import", within), 400, "INVALID_ARGUMENT", "INVALID_FIELD")
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends it by the byte would hold a connection for ever."""
+
+    def impatient(*arguments: Any) -> Any:
+        text = json.dumps(configured(*arguments))
+        assert '"600s"' in text
+        return json.loads(text.replace('"120s"', '"1s"').replace('"600s"', '"1s"'))
+
+    monkeypatch.setattr("dev.door.configured", impatient)
+    async with door_to(service.address) as door:
+        for path in ("/v1/students", "/v1/students:import"):
+            reader, writer = await asyncio.open_connection(*door.address.split(":"))
+            head = [f"POST {path} HTTP/1.1", "host: localhost", *map(": ".join, JSON.items()), "content-length: 99"]
+            writer.write("\r\n".join([*head, "", "["]).encode())
+            assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_imports_are_arrays_whose_last_element_tells_the_end(door: Door, client: Client) -> None:

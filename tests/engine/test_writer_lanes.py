@@ -21,7 +21,7 @@ import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
-from tests.support.client import Client
+from tests.support.client import PATIENCE, Client
 from tests.support.databases import Connection, connected
 from tests.support.locks import held as holding
 from tests.support.locks import until, until_waiting, waiting_in
@@ -476,6 +476,33 @@ async def test_a_single_call_waits_for_one_chunk_of_an_import_at_most(processes:
     assert len(latencies) >= 5
     assert statistics.median(latencies) <= 2 * max(durations)
     assert await wrong_in(database_url) == []
+
+
+async def test_imports_go_on_while_others_wait_for_a_row(start_service: StartService, database_url: str) -> None:
+    """Also those whose external ids nobody has looked up yet, when it is asked whether they must get in line."""
+    service = await start_service()
+    client = service.client
+    (student,), (stuck, _) = await client.students(1), await client.courses(2)
+    courses = [pb.Course(external_id=f"K-{number}", code=f"ART-{number}", title="Drawing") for number in range(3)]
+    students = [pb.Student(external_id="S-1", full_name="Ann Lee", email="ann@example.org")]
+    chunks = {
+        "ImportCourses": pb.ImportCoursesRequest(courses=courses),
+        "ImportStudents": pb.ImportStudentsRequest(students=students),
+        "ImportEnrollments": pb.ImportEnrollmentsRequest(student_external_ids=["S-1"], course_external_ids=["K-1"]),
+    }
+    async with holding(database_url, stuck):
+        waiting = asyncio.create_task(client.enroll(student, stuck))
+        await until(lambda: service.app._writer._patient.waiting == 1)
+        answers = {}
+        for name, chunk in chunks.items():
+            stream: Any = getattr(client.stub, name)([chunk], timeout=PATIENCE)
+            (answers[name],) = [answer async for answer in stream]
+        roster = client.call("ReconcileRoster", course_external_id="K-2", student_external_ids=["S-1"])
+        assert list((await roster).added) == list(answers["ImportStudents"].student_ids)
+        assert service.app._writer._patient.waiting == 1
+    await waiting
+    assert (answers["ImportCourses"].created, answers["ImportStudents"].created) == (3, 1)
+    assert answers["ImportEnrollments"].enrolled == 1
 
 
 @pytest.mark.parametrize("commits", [True, False])
