@@ -33,6 +33,13 @@ KEEPALIVE_INTERVAL_SECONDS = 2
 KEEPALIVE_COUNT = 3
 # A host that was silent is asked after the others for so long: otherwise every new connection would wait for it.
 SHUN_SECONDS = 30.0
+# It cannot be reached, hangs up, is starting or stopping, or is a standby where a primary is wanted.
+_UNWILLING = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 # When each host was silent, by the monotonic clock.
 _silent_at: dict[str, float] = {}
 # Gives the password to whoever connects; None where the URL has it.
@@ -92,8 +99,7 @@ async def _first_willing(
                 except TimeoutError:
                     silent.append(host)
                     _silent_at[host] = time.monotonic()
-                # It cannot be reached, is starting or stopping, or is a standby where a primary is wanted.
-                except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
+                except _UNWILLING as error:
                     unwilling = error
                 else:
                     _ways[connection] = _Way(host, password)
@@ -113,7 +119,7 @@ async def answers(connection: DriverConnection) -> bool:
     url, password = _ways[connection]
     try:
         newcomer = await asyncpg.connect(url, password=password, timeout=HOST_SECONDS * 2)
-    except OSError:  # a TimeoutError is one
+    except (OSError, asyncpg.PostgresConnectionError):  # a TimeoutError is one of the former
         _silent_at[url] = time.monotonic()
         return False
     except (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched):

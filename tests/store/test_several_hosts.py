@@ -45,6 +45,15 @@ async def test_a_frozen_first_host_costs_about_a_second(processes: Processes, ap
     assert process.errors == ""
 
 
+async def test_a_first_host_that_hangs_up_is_passed_over(app_url: str) -> None:
+    """As a proxy does whose server is gone; also if it begins to while there are connections through it."""
+    async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
+        await use_every_path(service.client)
+        proxy.refuse()
+        async with asyncio.timeout(10):
+            await use_every_path(service.client)
+
+
 async def test_a_first_host_that_freezes_is_left_within_ten_seconds(app_url: str) -> None:
     """Long before its statements would have timed out: whether it answers at all can be asked."""
     async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
