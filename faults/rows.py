@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import asyncpg
 import grpc
 
 from enrollment_service.v1 import enrollment_pb2 as pb
 from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from faults.load import Load
-from faults.site import PATIENCE, BrokenPromiseError, Site, terminate_backends, until_writable
+from faults.site import (
+    ALONE,
+    PATIENCE,
+    REPLICATED,
+    SMALL_DISK,
+    BrokenPromiseError,
+    Kind,
+    Site,
+    terminate_backends,
+    until_writable,
+)
 from tests.support.broken import DROP_CONSTRAINTS
 from tests.support.client import client_of
 from tests.support.databases import connected, kill
@@ -57,6 +70,7 @@ class Turn:
         return time.monotonic() + self.seconds
 
 
+_ALONE = [("grpc.use_local_subchannel_pool", 1)]
 Play = Callable[[Turn], Awaitable[None]]
 
 
@@ -71,6 +85,8 @@ class Row:
         seconds: for how long in a full run; a quick one plays a part of that.
         deadlines: the least and the most of each call, in seconds.
         settings: of the servers, without ENROLLMENT_.
+        kind: what lies under the servers.
+        root: whether it can only be played by root.
     """
 
     number: int
@@ -79,6 +95,13 @@ class Row:
     seconds: float = 30.0
     deadlines: tuple[float, float] = (2.0, 2.0)
     settings: Mapping[str, str] = field(default_factory=dict)
+    kind: Kind = ALONE
+    root: bool = False
+
+    @property
+    def why_not(self) -> str:
+        """Why this machine cannot play it; empty: it can."""
+        return "it takes root to make a small disk" if self.root and os.geteuid() != 0 else ""
 
 
 async def server_killed(turn: Turn) -> None:
@@ -265,9 +288,7 @@ async def stampede(turn: Turn) -> None:
 
 
 async def _all_at_once(address: str, student: int, course: int, connections: int) -> list[str]:
-    channels = [
-        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(connections)
-    ]
+    channels = [grpc.aio.insecure_channel(address, options=_ALONE) for _ in range(connections)]
     stubs = [EnrollmentServiceStub(channel) for channel in channels]
     request = pb.EnrollStudentRequest(student_id=student, course_ids=[course])
 
@@ -297,6 +318,93 @@ async def silent_connections(turn: Turn) -> None:
     turn.figures["silences"] = str(silences)
 
 
+async def failover(turn: Turn) -> None:
+    """The primary is lost, and a standby that was asked before every answer takes its place: nothing is lost."""
+    await turn.pause(turn.seconds / 2, turn.seconds)
+    kill(turn.site.postgres)
+    turn.site.postgres = turn.site.standby
+    async with connected(turn.site.postgres.url) as connection:
+        if not await connection.fetchval("SELECT pg_promote()"):
+            raise BrokenPromiseError("the standby was not promoted")
+    back = await turn.until_acknowledged(20, "the standby was promoted")
+    await turn.pause(turn.seconds / 2, turn.seconds)
+    turn.figures["back after"] = f"{back:.1f} s"
+
+
+async def disk_full(turn: Turn) -> None:
+    """The disk of the database is full for a while."""
+    ballast, url = turn.site.disk / "ballast", turn.site.postgres.url
+    await turn.pause(0.5, 1.0)
+    with ballast.open("wb") as file:
+        space = os.statvfs(turn.site.disk)
+        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize)
+    ends = turn.ends()
+    while time.monotonic() < ends:
+        # The log of the database needs a new file each time.
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with connected(url) as connection:
+                await connection.execute("SELECT pg_switch_wal()")
+        await turn.pause(0.1, 0.3)
+    refused = sum("UNAVAILABLE" in one.codes for one in turn.load.recorder.operations)
+    ballast.unlink()
+    await asyncio.to_thread(turn.site.postgres.ensure_running)
+    back = await turn.until_acknowledged(15, "there was room again")
+    if not refused:
+        raise BrokenPromiseError("nobody noticed that the disk was full")
+    turn.figures |= {"told so": str(refused), "back after": f"{back:.1f} s"}
+
+
+async def frozen_with_locks(turn: Turn) -> None:
+    """A server stands still in the middle of a transaction; the other one serves every course within five seconds."""
+    ends, times, slowest = turn.ends(), 0, 0.0
+    while time.monotonic() < ends:
+        await turn.pause(0.05, 0.3)
+        frozen = turn.chance.choice(turn.site.servers)
+        other = next(server for server in turn.site.servers if server is not frozen)
+        with turn.site.frozen(frozen.pid):
+            if not await turn.site.in_transaction():
+                continue
+            times += 1
+            slowest = max(slowest, await _serves_every_course(turn, other.address))
+    if not times:
+        raise BrokenPromiseError("no server was met in the middle of a transaction")
+    turn.figures |= {"times": str(times), "slowest": f"{slowest:.1f} s"}
+
+
+async def _serves_every_course(turn: Turn, address: str) -> float:
+    began = time.monotonic()
+    async with client_of(address) as client:
+        student = turn.load.school.students[0]
+        for course in turn.load.school.courses:
+            try:
+                # Whatever comes of it: it takes the lock on the course.
+                request = pb.UnenrollStudentRequest(student_id=student, course_id=course)
+                await client.stub.UnenrollStudent(request, timeout=5)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise BrokenPromiseError(f"course {course}: {error.code().name}") from error
+    return time.monotonic() - began
+
+
+async def slow_clients(turn: Turn) -> None:
+    """Watchers that read nothing hang on every server; changes go on, and servers that are told to stop do."""
+    channels = [grpc.aio.insecure_channel(address, options=_ALONE) for address in turn.site.addresses * 10]
+    streams = [
+        EnrollmentServiceStub(channel).WatchEnrollmentEvents(pb.WatchEnrollmentEventsRequest(follow=True))
+        for channel in channels
+    ]
+    try:
+        await turn.pause(turn.seconds / 2, turn.seconds)
+        await turn.until_acknowledged(5, "watchers had stopped to read")
+        await rolling_restart(turn)
+    finally:
+        for stream in streams:
+            stream.cancel()
+        for channel in channels:
+            await channel.close()
+    turn.figures["watchers"] = str(len(streams))
+
+
 async def nothing(turn: Turn) -> None:
     """Nothing is done to anybody."""
     await asyncio.sleep(turn.seconds)
@@ -309,14 +417,18 @@ ROWS = (
     Row(4, "PostgreSQL frozen", postgres_frozen, seconds=20),
     Row(5, "a server frozen", server_frozen),
     Row(6, "rolling restart", rolling_restart),
+    Row(7, "failover to a synchronous standby", failover, seconds=15, kind=REPLICATED),
     Row(8, "primary demoted", demoted),
     Row(9, "link cut", link_cut),
     Row(10, "deadline storm", deadline_storm, deadlines=(0.001, 0.05)),
     Row(11, "hot course", hot_course, seconds=1),
+    Row(12, "disk full", disk_full, seconds=15, kind=SMALL_DISK, root=True),
     Row(13, "long transactions elsewhere", long_transaction),
     Row(14, "migrations under load", migrations),
     Row(17, "stampede", stampede, seconds=1),
     Row(18, "silent connections", silent_connections, settings={"STATEMENT_TIMEOUT_MS": "3000"}),
+    Row(19, "a server frozen with locks", frozen_with_locks),
+    Row(24, "slow clients on every stream", slow_clients),
 )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -26,13 +28,16 @@ from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from faults.checker import Change, Evidence, Held
 from faults.load import School
 from faults.record import Operation
-from tests.support.client import client_of
-from tests.support.databases import connected, destroyed, migrate, temporary_folder
+from tests.support.client import Client, client_of
+from tests.support.databases import connected, destroyed, joined, migrate, temporary_folder
 from tests.support.processes import EAGER, SERVE, ServerProcess, lasting_port
 from tests.support.proxy import Proxy, proxied
+from tests.support.standby import copy
 
 PATIENCE = 60.0  # seconds that something may take to come about
 _WATCHERS_PATIENCE = 20.0
+_DISK_MB = 200
+_SILENCE = 20.0  # of a stream; heartbeats come more often
 _WAITLIST = 6
 _NONE: Mapping[str, str] = {}
 _EVENTS = """
@@ -52,11 +57,24 @@ class BrokenPromiseError(Exception):
     """What must be so at some moment of a row was not."""
 
 
+class Kind(enum.Enum):
+    """What lies under the servers: one PostgreSQL, one that a standby follows synchronously, or one on a small disk."""
+
+    ALONE = enum.auto()
+    REPLICATED = enum.auto()
+    SMALL_DISK = enum.auto()
+
+
+ALONE, REPLICATED, SMALL_DISK = Kind
+
+
 class Site:
     """A PostgreSQL of its own and servers on it, each on a port that it comes back to."""
 
     def __init__(self, postgres: EmbeddedPostgres, folder: Path, link: Proxy, url: str) -> None:
         self.postgres = postgres
+        self.standby = postgres
+        self.disk = folder
         self.link = link
         self.servers: list[ServerProcess] = []
         self._folder = folder
@@ -104,6 +122,17 @@ class Site:
                 quiet = 0 if busy else quiet + 1
                 await asyncio.sleep(0.05)
 
+    async def in_transaction(self) -> bool:
+        """Whether a session holds something and nothing comes of it, as when its server stands still."""
+        holding = (
+            "SELECT array_agg(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' "
+            "AND backend_xid IS NOT NULL AND datname = current_database()"
+        )
+        async with connected(self.postgres.url) as connection:
+            before = await connection.fetchval(holding) or []
+            await asyncio.sleep(0.2)
+            return bool({*before} & {*(await connection.fetchval(holding) or [])})
+
     @contextmanager
     def frozen(self, *pids: int) -> Iterator[None]:
         """These processes stand still inside the block."""
@@ -131,19 +160,50 @@ class Site:
 
 
 @asynccontextmanager
-async def site() -> AsyncIterator[Site]:
+async def site(kind: Kind = ALONE) -> AsyncIterator[Site]:
     """A migrated database without servers; the link lies between the two."""
     with (
         temporary_folder() as folder,
-        destroyed(EmbeddedPostgres(folder / "postgres")) as postgres,
+        _disk(folder / "disk", _DISK_MB if kind is SMALL_DISK else None) as disk,
+        destroyed(EmbeddedPostgres(disk / "postgres")) as postgres,
+        destroyed(EmbeddedPostgres(folder / "standby")) as standby,
     ):
         migrate(postgres.ensure_running())
         async with proxied(postgres.url) as (link, url):
-            made = Site(postgres, folder, link, url)
+            if kind is REPLICATED:
+                await _follow(postgres, standby)
+            served = joined(url, standby.url) if kind is REPLICATED else url
+            made = Site(postgres, folder, link, served)
+            made.standby, made.disk = standby, disk
             try:
                 yield made
             finally:
                 await made.close()
+
+
+async def _follow(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """Lets a standby follow synchronously: nothing is acknowledged that it does not have."""
+    copy(primary, standby)
+    await asyncio.to_thread(standby.ensure_running)
+    async with connected(primary.url) as connection:
+        await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def _disk(folder: Path, megabytes: int | None) -> Iterator[Path]:
+    """A folder; where it is to be small, a file system of its own, for which it takes root."""
+    folder.mkdir(mode=0o711)
+    if megabytes is None:
+        yield folder
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=711", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        yield folder
+    finally:
+        unmount = ["umount", "--lazy", str(folder)]
+        subprocess.run(unmount, check=True, capture_output=True)
 
 
 async def found(site: Site, students: int, courses: int, capacity: int = 4) -> School:
@@ -163,9 +223,8 @@ class Watcher:
         self._addresses = addresses
         self._chance = random.Random(seed)  # noqa: S311 - to be reproducible
         self._token = ""
-        self._caught_up = asyncio.Event()
         self.seen: list[tuple[int, int]] = []
-        self.codes: set[str] = set()
+        self.beginnings = 1
 
     async def run(self) -> None:
         """For ever; to be cancelled."""
@@ -175,7 +234,10 @@ class Watcher:
                 try:
                     await self._read(EnrollmentServiceStub(channel))
                 except grpc.aio.AioRpcError as error:
-                    self.codes.add(error.code().name)
+                    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                        # Another history: a consumer has to begin anew, and is told so.
+                        self._token = ""
+                        self.beginnings += 1
             await asyncio.sleep(0.05)
 
     async def _read(self, stub: EnrollmentServiceStub) -> None:
@@ -183,8 +245,10 @@ class Watcher:
         stream: Any = stub.WatchEnrollmentEvents(request)
         while True:
             # A server that stands still says nothing, not even that it is there.
-            async with asyncio.timeout(20):
-                message = await stream.read()
+            try:
+                message = await asyncio.wait_for(stream.read(), _SILENCE)
+            except TimeoutError:
+                return
             if message is grpc.aio.EOF:
                 return
             self.seen += [(event.course_id, event.sequence) for event in message.events]
@@ -233,10 +297,22 @@ async def _pasts(site: Site, changes: Sequence[Change], seed: int) -> list[tuple
             moment = datetime.fromtimestamp(change.time // 1_000_000, UTC).replace(microsecond=change.time % 1_000_000)
             as_of = Timestamp()
             as_of.FromDatetime(moment)
-            answer = await client.call("ListCourseStudents", course_id=change.course_id, page_size=1000, as_of=as_of)
+            answer = await _asked(client, course_id=change.course_id, page_size=1000, as_of=as_of)
             held = [(one.student_id, one.state, one.waitlist_position) for one in answer.enrollments]
             pasts.append((change.course_id, change.time, held))
     return pasts
+
+
+async def _asked(client: Client, **fields: Any) -> Any:
+    """A roster, asked for until it is told; whoever serves may still be on the way back."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await client.call("ListCourseStudents", **fields)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(0.1)
 
 
 async def terminate_backends(site: Site) -> int:
