@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def listen_address() -> str:
 
 @contextlib.contextmanager
 def open_door(listen: str, service: str) -> Iterator[None]:
-    """HTTP on an address inside the block, in front of the service on another; the service may come later.
+    """HTTP on an address inside the block, in front of the server on another; the server may come later.
 
     Where Envoy ends by itself, this process gets SIGTERM: a service whose door is gone is to be started anew.
 
@@ -71,8 +71,8 @@ def open_door(listen: str, service: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running_envoy(listen: str, service: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Envoy's process, which listens when the block begins and has ended after it.
+def running_envoy(listen: str, *servers: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Envoy's process, in front of servers; it listens when the block begins and has ended after it.
 
     Raises:
         DoorError: there is no Envoy, or it cannot listen there.
@@ -82,7 +82,7 @@ def running_envoy(listen: str, service: str) -> Iterator[subprocess.Popen[bytes]
     with tempfile.TemporaryDirectory(prefix="enrollment-door-") as folder:
         furnish(Path(folder))
         configuration = Path(folder) / "envoy.json"
-        configuration.write_text(json.dumps(configured(listen, service, Path(folder))))
+        configuration.write_text(json.dumps(configured(listen, servers, Path(folder))))
         log = Path(folder) / "envoy.log"
         with log.open("wb") as output:
             # In a session of its own: Ctrl-C ends the service, which answers what is under way, and only then the door.
@@ -120,16 +120,17 @@ def furnish(folder: Path) -> None:
     shutil.copy(_page_script(), folder)
 
 
-def configured(listen: str, service: str, folder: Path) -> dict[str, Any]:
-    """The configuration for these addresses (HOST:PORT) and this folder."""
+def configured(listen: str, servers: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The configuration for an address to listen on, those of the servers (HOST:PORT), and a folder."""
     import yaml
 
     text = (EDGE / "envoy.yaml").read_text().replace(f"{FOLDER}/", f"{folder}/")
     configuration: dict[str, Any] = yaml.safe_load(text)
     (listener,), (cluster,) = (configuration["static_resources"][part] for part in ("listeners", "clusters"))
     listener["address"] = _socket_address(listen)
-    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    endpoint["endpoint"]["address"] = _socket_address(service)
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": _socket_address(server)}} for server in servers
+    ]
     if not is_loopback(listen):
         (manager,) = listener["filter_chains"][0]["filters"]
         (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]

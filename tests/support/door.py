@@ -86,12 +86,12 @@ def require_envoy() -> None:
 
 
 @asynccontextmanager
-async def door_to(service: str) -> AsyncIterator[Door]:
-    """A door to the service at an address, whether that is there or not."""
+async def door_to(*servers: str) -> AsyncIterator[Door]:
+    """A door to the servers at addresses, whether they are there or not."""
     require_envoy()
     listen = f"127.0.0.1:{free_port()}"
     async with AsyncExitStack() as stack:
-        opened = running_envoy(listen, service)
+        opened = running_envoy(listen, *servers)
         await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
         yield Door(listen)
