@@ -134,7 +134,7 @@ $(FUZZ_TOOLS)/installed: dev/requirements-fuzz.lock | $(INSTALLED)
 	  -r dev/requirements-fuzz.lock
 	@touch $@
 
-bench: $(INSTALLED) ## Measure against echo and the peers, about twenty minutes (QUICK=1: six)
+bench: $(INSTALLED) edge-if-any ## Measure against echo and the peers, about twenty minutes (QUICK=1: six)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 
