@@ -125,7 +125,7 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE_BENCH) --output-file dev/requirements-go.lock dev/requirements-go.in
 	$(COMPILE_BENCH) --output-file dev/requirements-sbom.lock dev/requirements-sbom.in
 	$(COMPILE_BENCH) --output-file dev/requirements-fuzz.lock dev/requirements-fuzz.in
-	$(COMPILE_BENCH) --no-deps --output-file dev/requirements-edge.lock dev/requirements-edge.in
+	$(COMPILE_BENCH) --no-deps --constraint requirements-dev.lock --output-file dev/requirements-edge.lock dev/requirements-edge.in
 
 sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the service is made of, with hashes (CycloneDX)
 	@mkdir -p build

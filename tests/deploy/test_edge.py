@@ -53,8 +53,9 @@ async def test_envoy_takes_it_without_a_warning(tmp_path: Path) -> None:
 def test_every_file_that_it_names_is_there(tmp_path: Path) -> None:
     require_envoy()
     furnish(tmp_path)
-    named = set(re.findall(rf"{FOLDER}/([\w.]+)", (EDGE / "envoy.yaml").read_text()))
-    assert named | {"envoy.yaml"} == {file.name for file in tmp_path.iterdir()}
+    text = (EDGE / "envoy.yaml").read_text() + (EDGE / "secure.yaml").read_text()
+    named = set(re.findall(rf"{FOLDER}/([\w.]+)", text))
+    assert named | {"envoy.yaml", "secure.json"} == {file.name for file in tmp_path.iterdir()}
 
 
 def test_on_an_address_of_the_network_every_name_is_its_own(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
 
 def test_the_image_can_be_made_without_what_only_developers_have(tmp_path: Path) -> None:
     require_envoy()
-    missing = "import sys, runpy; sys.modules |= dict.fromkeys(['yaml', 'pytest', 'grpc_tools'])"
+    missing = "import sys, runpy; sys.modules |= dict.fromkeys(['pytest', 'grpc_tools'])"
     made = run(
         "-c", f"{missing}; sys.argv[1:] = [{f'{tmp_path}'!r}]; runpy.run_module('dev.door', run_name='__main__')"
     )
