@@ -6,10 +6,11 @@ import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 import yaml
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
@@ -19,6 +20,7 @@ from enrollment_service.api.status import status_of
 from enrollment_service.domain.errors import Overloaded
 from enrollment_service.settings import Settings
 from enrollment_service.v1 import enrollment_pb2 as pb
+from tests.conftest import StartService
 from tests.support.client import Client, client_of
 from tests.support.door import Door, door_to
 from tests.support.locks import held, until
@@ -35,16 +37,26 @@ FILTERS = {one["name"]: one["typed_config"] for one in MANAGER["http_filters"]}
 LIMIT = FILTERS["envoy.filters.http.adaptive_concurrency"]["gradient_controller_config"]
 LEAST = LIMIT["min_rtt_calc_params"]["min_concurrency"]
 MOST = LIMIT["concurrency_limit_params"]["max_concurrency_limit"]
+CONNECTION = MANAGER["http2_protocol_options"]["max_concurrent_streams"]
 ROUTES = {route["name"]: route for route in MANAGER["route_config"]["virtual_hosts"][0]["routes"]}
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> Service:
+    """A service in which no call that waits for a row gives up."""
+    return await start_service(lock_timeout_ms=20_000)
 
 
 @asynccontextmanager
 async def too_many(service: Service, database_url: str) -> AsyncIterator[tuple[Door, Client, list[asyncio.Task[Any]]]]:
     """A door behind which as many calls wait for a row as may be under way, and those that it turned away meanwhile."""
     students, (course,) = await service.client.students(LEAST + 20), await service.client.courses(1)
-    async with door_to(service.address) as door, client_of(door.address) as through:
+    async with door_to(service.address) as door, client_of(door.address) as through, AsyncExitStack() as stack:
+        # A connection may have so many calls at a time.
+        count = -(-len(students) // CONNECTION)
+        callers = [await stack.enter_async_context(client_of(door.address)) for _ in range(count)]
         async with held(database_url, course):
-            calls = [asyncio.create_task(through.enroll(student, course)) for student in students]
+            calls = [asyncio.create_task(callers[n % count].enroll(one, course)) for n, one in enumerate(students)]
             await until(lambda: sum(call.done() for call in calls) == len(students) - LEAST)
             yield door, through, [call for call in calls if call.done()]
         await asyncio.gather(*calls, return_exceptions=True)
