@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SBOM_TOOLS := $(VENV)/sbom
 EDGE := $(VENV)/edge-installed
+HELM := $(VENV)/go/helm
 FUZZ_TOOLS := $(VENV)/fuzz
 PYTHONS := python3.13 python3.12 python3.11 python3 /usr/bin/python3
 PROTO := enrollment/v1/enrollment.proto
@@ -20,10 +21,10 @@ COMPILE_BENCH := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --q
 COMPILE := $(COMPILE_BENCH) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long faults coverage check stubs migrate format lock sbom bench demo clean
+.PHONY: help setup run test test-long faults coverage check check-deploy stubs migrate format lock sbom bench demo clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Create .venv with everything needed, from the locks (the others do this first)
 
@@ -89,8 +90,20 @@ check: $(INSTALLED) $(GOOGLEAPIS) ## Check format, lint, types, the proto, and t
 	done
 	@echo "Comparing docs/openapi.json with the proto"
 	@$(OPENAPI) | diff -u docs/openapi.json - || { echo "Run: make stubs" >&2; exit 1; }
+	@echo "Holding deploy/helm/rendered.yaml to Kubernetes' schemas"
+	@$(BIN)/python -m dev.chart validate
 	@echo "Comparing the migrations with the models"
 	@$(BIN)/python -m dev.postgres sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
+
+check-deploy: $(INSTALLED) $(HELM) ## Compare deploy/helm/rendered.yaml with what Helm makes (CONTEXT=name: ask that cluster)
+	@$(BIN)/python -m dev.chart compare $(CONTEXT)
+	@$(BIN)/python -m pytest -q tests/deploy/test_helm.py $(ARGS)
+
+# Helm is built from its Go module, of one version and with the hashes of all that is in it. It takes minutes, once.
+$(HELM): deploy/helm/tools/go.sum | $(INSTALLED)
+	@echo "Building Helm, which takes some minutes"
+	@$(BIN)/python -m dev.chart build
+	@touch $@
 
 $(GOOGLEAPIS): $(INSTALLED)
 	@mkdir -p $(@D)
@@ -112,10 +125,10 @@ lock: $(INSTALLED) ## Compile the locks after a change of dependencies (LOCK_FLA
 	$(COMPILE) --extra tracing --constraint requirements.lock --output-file requirements-tracing.lock
 	$(COMPILE) --extra tracing --group dev --constraint requirements-tracing.lock --output-file requirements-dev.lock
 	$(COMPILE_BENCH) --constraint requirements-dev.lock --output-file benchmarks/requirements.lock benchmarks/requirements.in
-	$(COMPILE_BENCH) --output-file benchmarks/requirements-go.lock benchmarks/requirements-go.in
+	$(COMPILE_BENCH) --output-file dev/requirements-go.lock dev/requirements-go.in
 	$(COMPILE_BENCH) --output-file dev/requirements-sbom.lock dev/requirements-sbom.in
 	$(COMPILE_BENCH) --output-file dev/requirements-fuzz.lock dev/requirements-fuzz.in
-	$(COMPILE_BENCH) --no-deps --output-file dev/requirements-edge.lock dev/requirements-edge.in
+	$(COMPILE_BENCH) --no-deps --constraint requirements-dev.lock --output-file dev/requirements-edge.lock dev/requirements-edge.in
 
 sbom: $(INSTALLED) $(SBOM_TOOLS)/installed ## Write build/sbom.json: what the service is made of, with hashes (CycloneDX)
 	@mkdir -p build
@@ -137,7 +150,7 @@ $(FUZZ_TOOLS)/installed: dev/requirements-fuzz.lock | $(INSTALLED)
 	  -r dev/requirements-fuzz.lock
 	@touch $@
 
-bench: $(INSTALLED) ## Measure against echo and the peers, about twenty minutes (QUICK=1: six)
+bench: $(INSTALLED) edge-if-any ## Measure against echo and the peers, about twenty minutes (QUICK=1: six)
 	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r benchmarks/requirements.lock
 	@QUICK=$(QUICK) exec $(BIN)/python -m benchmarks
 

@@ -15,6 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.database import Database
 from benchmarks.generator import Generator
 from benchmarks.machine import Meter
+from dev.golang import BuildError
 
 _BUILD = Path("build")
 _OPEN_FILES = 4096
@@ -32,7 +33,7 @@ def main() -> int:
     console.print(machine.name(), machine.describe(interpreter), sep="\n", markup=False, highlight=False)
     try:
         generator = Generator(toolchain.build_generator(logs / "load"))
-    except toolchain.BuildError as error:
+    except BuildError as error:
         console.print(str(error), style="red", markup=False)
         return 1
     with Database(logs / "postgres") as database:
@@ -61,7 +62,7 @@ def _build_peer(bench: Bench) -> None:
     bench.title("Building the Go peer")
     try:
         bench.go_program = toolchain.build_peer(bench.logs / "go")
-    except toolchain.BuildError as error:
+    except BuildError as error:
         bench.complain(str(error))
 
 

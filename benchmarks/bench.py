@@ -20,9 +20,11 @@ from benchmarks.database import Database
 from benchmarks.generator import Generator
 from benchmarks.machine import Meter
 from benchmarks.scale import Scale
+from dev.door import DoorError
 
 FAILURES = (
     ContestantError,
+    DoorError,
     OSError,
     subprocess.SubprocessError,
     asyncpg.PostgresError,

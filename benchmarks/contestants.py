@@ -99,7 +99,7 @@ class Running:
 @contextlib.contextmanager
 def running(contestant: Contestant, database_url: str, logs: Path) -> Iterator[Running]:
     """Start a contestant on a free loopback port, wait until it answers, and end it afterwards."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     arguments = [argument.format(address=address) for argument in contestant.arguments]
     command = [sys.executable, "-m", *arguments] if contestant.python else arguments
     environment = {
@@ -122,7 +122,8 @@ def running(contestant: Contestant, database_url: str, logs: Path) -> Iterator[R
             _stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -83,8 +83,8 @@ def figures(samples: Samples) -> Figures:
     }
     result["overload"] = {
         "x3": worse("x3.list", "x3.enroll"),
-        "x3_edge": middle("x3_edge"),
-        "x10_edge": middle("x10_edge"),
+        "x3_edge": worse("x3_edge.list", "x3_edge.enroll"),
+        "x10_edge": worse("x10_edge.list", "x10_edge.enroll"),
     }
     result["hol"] = {"p99_ratio": middle("hol_p99"), "import_p99_ratio": middle("hol_import_p99")}
     result["watch"] = {

@@ -12,7 +12,7 @@ from benchmarks.importing import import_rows
 def run(bench: Bench, number: int) -> None:
     """Run round `number`, from 0."""
     bench.title(f"Round {number + 1} of {bench.scale.rounds}")
-    _on_a_copy(bench, slices.in_turn, strain.overload, auth.authenticated)
+    _on_a_copy(bench, slices.in_turn, strain.overload, strain.overload_at_the_edge, auth.authenticated)
     loads = (_import, _copy) if number % 2 == 0 else (_copy, _import)
     newcomers = (new_students.by_service, new_students.by_copy)
     for load in (*loads, *(newcomers if number % 2 == 0 else reversed(newcomers))):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from statistics import median
 
 import asyncpg
@@ -18,11 +19,14 @@ from benchmarks import contestants, dataset
 from benchmarks.bench import Bench
 from benchmarks.contestants import ContestantError
 from benchmarks.importing import import_rows
+from dev.door import running_envoy
 from enrollment_service.cli.pace import Pace
 from enrollment_service.v1.enrollment_pb2 import EnrollStudentRequest
 from enrollment_service.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 
 _TIMES = 3  # what is offered over what it can do
+_TIMES_AT_THE_EDGE = 3, 10
+_REPLICAS = 3
 _SLICES = 2  # of each kind in a round
 _IN_FLIGHT = 16
 _WAITERS = 8
@@ -44,6 +48,35 @@ def overload(bench: Bench, url: str) -> None:
                 after.append(_rate(bench, server.address, call) / best[-1])
             bench.note(f"x3.{call}", median(within))
             bench.note(f"x3_after.{call}", median(after))
+
+
+def overload_at_the_edge(bench: Bench, url: str) -> None:
+    """Three and ten times as many calls as servers behind the door can do: what is answered in time, over their best.
+
+    Each time with servers of its own: what is left over from the time before would be in the way of the best.
+    """
+    for call in ("list", "enroll"):
+        measures = {times: f"x{times}_edge.{call}" for times in _TIMES_AT_THE_EDGE}
+        with bench.measuring(*measures.values()):
+            within: dict[int, list[float]] = {times: [] for times in measures}
+            for _ in range(_SLICES):
+                with _edge(bench, url) as address, bench.phase("overload_edge"):
+                    best = _rate(bench, address, call)
+                    for times, ratios in within.items():
+                        ratios.append(bench.generator.overload(address, call, bench.scale, times * best) / best)
+            for times, measure in measures.items():
+                bench.note(measure, median(within[times]))
+
+
+@contextmanager
+def _edge(bench: Bench, url: str) -> Iterator[str]:
+    """The address of a door to some servers."""
+    listen = f"127.0.0.1:{contestants.free_port()}"
+    with ExitStack() as stack:
+        replicas = [replace(contestants.SERVICE, name=f"replica_{number}") for number in range(_REPLICAS)]
+        servers = [stack.enter_context(bench.running(replica, url)).address for replica in replicas]
+        stack.enter_context(running_envoy(listen, *servers))
+        yield listen
 
 
 def _rate(bench: Bench, address: str, call: str) -> float:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 EDGE = PROJECT / "deploy" / "edge"
 # Where the configuration has its files.
 FOLDER = "/etc/envoy"
+# Where the certificate is, and the keys of who issues tokens, in the variant for open networks.
+CREDENTIALS = "/credentials"
 DEFAULT_LISTEN = "127.0.0.1:8080"
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 30
@@ -59,7 +61,7 @@ def listen_address() -> str:
 
 @contextlib.contextmanager
 def open_door(listen: str, service: str) -> Iterator[None]:
-    """HTTP on an address inside the block, in front of the service on another; the service may come later.
+    """HTTP on an address inside the block, in front of the server on another; the server may come later.
 
     Where Envoy ends by itself, this process gets SIGTERM: a service whose door is gone is to be started anew.
 
@@ -71,8 +73,13 @@ def open_door(listen: str, service: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running_envoy(listen: str, service: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Envoy's process, which listens when the block begins and has ended after it.
+def running_envoy(listen: str, *servers: str, credentials: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Envoy's process, in front of servers; it listens when the block begins and has ended after it.
+
+    Args:
+        listen: where it listens.
+        servers: where the servers are.
+        credentials: a folder with server.pem, server.key and keys.json, for the variant for open networks.
 
     Raises:
         DoorError: there is no Envoy, or it cannot listen there.
@@ -81,8 +88,11 @@ def running_envoy(listen: str, service: str) -> Iterator[subprocess.Popen[bytes]
     _require_free(listen)
     with tempfile.TemporaryDirectory(prefix="enrollment-door-") as folder:
         furnish(Path(folder))
+        chosen = configured(listen, servers, Path(folder))
+        if credentials is not None:
+            chosen = secured(chosen, Path(folder), credentials)
         configuration = Path(folder) / "envoy.json"
-        configuration.write_text(json.dumps(configured(listen, service, Path(folder))))
+        configuration.write_text(json.dumps(chosen))
         log = Path(folder) / "envoy.log"
         with log.open("wb") as output:
             # In a session of its own: Ctrl-C ends the service, which answers what is under way, and only then the door.
@@ -115,26 +125,57 @@ def furnish(folder: Path) -> None:
     (folder / "enrollment.binpb").write_bytes(descriptor_set().SerializeToString())
     (folder / "strict.lua").write_text(contract(_SERVICE) + (EDGE / "strict.lua").read_text())
     shutil.copy(EDGE / "envoy.yaml", folder)
+    shutil.copy(EDGE / "certificate.yaml", folder)
+    (folder / "secure.json").write_text(json.dumps(secured(_read("envoy.yaml"))))
     shutil.copy(EDGE / "reference.html", folder)
     shutil.copy(PROJECT / "docs" / "openapi.json", folder)
     shutil.copy(_page_script(), folder)
 
 
-def configured(listen: str, service: str, folder: Path) -> dict[str, Any]:
-    """The configuration for these addresses (HOST:PORT) and this folder."""
-    import yaml
-
-    text = (EDGE / "envoy.yaml").read_text().replace(f"{FOLDER}/", f"{folder}/")
-    configuration: dict[str, Any] = yaml.safe_load(text)
+def configured(listen: str, servers: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The configuration for an address to listen on, those of the servers (HOST:PORT), and a folder."""
+    configuration = _read("envoy.yaml", {FOLDER: folder})
     (listener,), (cluster,) = (configuration["static_resources"][part] for part in ("listeners", "clusters"))
     listener["address"] = _socket_address(listen)
-    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    endpoint["endpoint"]["address"] = _socket_address(service)
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": _socket_address(server)}} for server in servers
+    ]
     if not is_loopback(listen):
         (manager,) = listener["filter_chains"][0]["filters"]
         (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
         host["domains"] = ["*"]
     return configuration
+
+
+def secured(
+    configuration: dict[str, Any], folder: Path = Path(FOLDER), credentials: Path = Path(CREDENTIALS)
+) -> dict[str, Any]:
+    """A configuration as it is for open networks, with what `certificate.yaml` names in a folder of its own."""
+    if folder != Path(FOLDER):
+        certificate = folder / "certificate.yaml"
+        certificate.write_text(certificate.read_text().replace(CREDENTIALS, f"{credentials}"))
+    added = _read("secure.yaml", {FOLDER: folder, CREDENTIALS: credentials})
+    (listener,) = configuration["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    manager = chain["filters"][0]["typed_config"]
+    replies = manager["local_reply_config"]
+    manager |= {
+        "http_filters": added["http_filters"] + manager["http_filters"],
+        "local_reply_config": replies | {"mappers": added["mappers"] + replies["mappers"]},
+    }
+    chain["transport_socket"] = added["transport_socket"]
+    return configuration | {"node": added["node"]}
+
+
+def _read(name: str, places: Mapping[str, Path] | None = None) -> dict[str, Any]:
+    """A file of the configuration, with its folders where they are here."""
+    import yaml
+
+    text = (EDGE / name).read_text()
+    for written, here in (places or {}).items():
+        text = text.replace(f"{written}/", f"{here}/")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
 
 
 def _socket_address(address: str) -> dict[str, Any]:

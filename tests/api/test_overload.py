@@ -20,7 +20,8 @@ from benchmarks import dataset
 from benchmarks.contestants import ContestantError
 from benchmarks.generator import Generator
 from benchmarks.scale import Scale
-from benchmarks.toolchain import BuildError, build_generator
+from benchmarks.toolchain import build_generator
+from dev.golang import BuildError
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.conftest import StartService
 from tests.support.client import SERVICE, Client, client_of

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.contestants import go_peers, running
 from benchmarks.dataset import courses_out_of_balance
-from benchmarks.toolchain import BuildError, build_peer
+from benchmarks.toolchain import build_peer
+from dev.golang import BuildError
 from enrollment_service.v1 import enrollment_pb2 as pb
 from tests.support.client import Client, client_of
 from tests.support.databases import Connection

@@ -46,8 +46,9 @@ def test_a_ratio_is_of_what_was_measured_together() -> None:
 
 def test_of_two_calls_the_worse_one_counts() -> None:
     samples: dict[str, list[float | None]] = {"x3.list": [0.9], "x3.enroll": [0.7], "auth.list": [0.95]}
+    samples |= {"x3_edge.list": [0.9], "x3_edge.enroll": [0.95], "x10_edge.list": [0.6]}
     found = report.figures(samples)
-    assert found["overload"] == {"x3": 0.7, "x3_edge": None, "x10_edge": None}
+    assert found["overload"] == {"x3": 0.7, "x3_edge": 0.9, "x10_edge": 0.6}
     assert found["auth"] == {"ratio": 0.95}
 
 

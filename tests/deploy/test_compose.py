@@ -11,6 +11,17 @@ import yaml
 from enrollment_service.settings import Settings
 from tests.support.processes import PROJECT
 
+
+class Merged(yaml.SafeLoader):
+    """Reads what is laid over another file, whose own values `!reset` takes away."""
+
+
+def emptied(loader: Merged, node: yaml.SequenceNode) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+Merged.add_constructor("!reset", emptied)
+
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROFILED = {name for name, service in SERVICES.items() if "profiles" in service}
@@ -87,3 +98,16 @@ def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
     path = yaml.safe_load(provider.read_text())["providers"][0]["options"]["path"]
     mounts = dict(volume.split(":")[:2][::-1] for volume in SERVICES["grafana"]["volumes"])
     assert (PROJECT / mounts[path] / "enrollment.json").exists()
+
+
+def test_of_many_servers_none_has_the_port_of_this_machine_and_the_door_sees_each_leave() -> None:
+    laid_over = yaml.load((PROJECT / "deploy/compose.scale.yml").read_text(), Merged)["services"]  # noqa: S506 - safe
+    server, edge = laid_over["server"], laid_over["edge"]
+    assert set(laid_over) <= set(SERVICES)
+    assert (server["deploy"], server["ports"], edge["profiles"]) == ({"replicas": 3}, [], [])
+    assert set(server["environment"]) <= Settings.variables()
+    (cluster,) = yaml.safe_load((PROJECT / "deploy/edge/envoy.yaml").read_text())["static_resources"]["clusters"]
+    interval = float(cluster["health_checks"][0]["interval"].removesuffix("s"))
+    assert float(server["environment"]["ENROLLMENT_SHUTDOWN_DELAY"]) >= 4 * interval
+    address = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    assert address == {"address": "server", "port_value": 50051}

@@ -27,7 +27,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def test_a_developer_tries_what_containers_get(tmp_path: Path) -> None:
-    ours, theirs = flat(configured("127.0.0.1:1", "127.0.0.1:2", tmp_path)), flat(CONFIGURATION)
+    ours, theirs = flat(configured("127.0.0.1:1", ["127.0.0.1:2"], tmp_path)), flat(CONFIGURATION)
     assert set(ours) == set(theirs)
     changed = {(theirs[leaf], ours[leaf]) for leaf in ours if ours[leaf] != theirs[leaf]}
     files = {(old, new) for old, new in changed if f"{old}".startswith(f"{FOLDER}/")}
@@ -43,7 +43,7 @@ async def test_envoy_takes_it_without_a_warning(tmp_path: Path) -> None:
     require_envoy()
     furnish(tmp_path)
     file = tmp_path / "envoy.json"
-    file.write_text(json.dumps(configured("127.0.0.1:1", "127.0.0.1:2", tmp_path)))
+    file.write_text(json.dumps(configured("127.0.0.1:1", ["127.0.0.1:2"], tmp_path)))
     command = [f"{envoy_program()}", "--mode", "validate", "--log-level", "warning", "-c", f"{file}"]
     checked = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert (checked.returncode, checked.stderr) == (0, "")
@@ -53,13 +53,14 @@ async def test_envoy_takes_it_without_a_warning(tmp_path: Path) -> None:
 def test_every_file_that_it_names_is_there(tmp_path: Path) -> None:
     require_envoy()
     furnish(tmp_path)
-    named = set(re.findall(rf"{FOLDER}/([\w.]+)", (EDGE / "envoy.yaml").read_text()))
-    assert named | {"envoy.yaml"} == {file.name for file in tmp_path.iterdir()}
+    text = (EDGE / "envoy.yaml").read_text() + (EDGE / "secure.yaml").read_text()
+    named = set(re.findall(rf"{FOLDER}/([\w.]+)", text))
+    assert named | {"envoy.yaml", "secure.json"} == {file.name for file in tmp_path.iterdir()}
 
 
 def test_on_an_address_of_the_network_every_name_is_its_own(tmp_path: Path) -> None:
     names = {
-        listen: flat(configured(listen, "127.0.0.1:2", tmp_path)).values() for listen in ("0.0.0.0:1", "127.0.0.1:1")
+        listen: flat(configured(listen, ["127.0.0.1:2"], tmp_path)).values() for listen in ("0.0.0.0:1", "127.0.0.1:1")
     }
     assert "*" in names["0.0.0.0:1"]
     assert "*" not in names["127.0.0.1:1"]
@@ -83,7 +84,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
 
 def test_the_image_can_be_made_without_what_only_developers_have(tmp_path: Path) -> None:
     require_envoy()
-    missing = "import sys, runpy; sys.modules |= dict.fromkeys(['yaml', 'pytest', 'grpc_tools'])"
+    missing = "import sys, runpy; sys.modules |= dict.fromkeys(['pytest', 'grpc_tools'])"
     made = run(
         "-c", f"{missing}; sys.argv[1:] = [{f'{tmp_path}'!r}]; runpy.run_module('dev.door', run_name='__main__')"
     )

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,12 +87,12 @@ def require_envoy() -> None:
 
 
 @asynccontextmanager
-async def door_to(service: str) -> AsyncIterator[Door]:
-    """A door to the service at an address, whether that is there or not."""
+async def door_to(*servers: str, credentials: Path | None = None) -> AsyncIterator[Door]:
+    """A door to the servers at addresses, whether they are there or not."""
     require_envoy()
     listen = f"127.0.0.1:{free_port()}"
     async with AsyncExitStack() as stack:
-        opened = running_envoy(listen, service)
+        opened = running_envoy(listen, *servers, credentials=credentials)
         await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
         yield Door(listen)
