@@ -183,7 +183,7 @@ class Writer:
                 await locks.wait_for(connection, first.row, first.max_wait_ms)
             commands = form()
             # Who has waited for a row alone may then wait a little for others.
-            skip = not any(command.bulk if first else command.waits for command in commands)
+            skip = not any(command.waits or (first and command.bulk) for command in commands)
             if commands:
                 quick = held is self._usual_held
                 decided = await run_batch(connection, commands, self._database, skip_locked=skip, quick=quick)
