@@ -110,7 +110,8 @@ class Command(Generic[A]):
     caller: Caller = ANONYMOUS
     reason: str = ""
     validate_only: bool = False
-    # Courses tied to its own by waiters who swap, where they were found to be many; they are locked with them.
+    # Courses tied to its own by waiters who swap, where they were found to be many or to be busy; they are locked with
+    # them.
     tied: frozenset[int] = frozenset()
 
     # Whether its answer shows the courses; a replay then adds today's.
@@ -138,7 +139,7 @@ class Command(Generic[A]):
     @property
     def bulk(self) -> bool:
         """Whether it may take long, and so must not hold up single calls."""
-        return bool(self.tied)
+        return len(self.tied) > MAX_QUICK_TIES
 
     @property
     def waits(self) -> bool:
@@ -350,7 +351,7 @@ class _Waive(Command[WaiversAnswer]):
 
     @property
     def bulk(self) -> bool:
-        return len(self.student_ids) > MAX_QUICK_WAIVERS or bool(self.tied)
+        return len(self.student_ids) > MAX_QUICK_WAIVERS or len(self.tied) > MAX_QUICK_TIES
 
     @property
     def locks(self) -> tuple[int, ...]:

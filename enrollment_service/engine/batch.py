@@ -82,8 +82,10 @@ async def run_batch(
     """
     originals = _originals(commands)
     distinct = list(dict.fromkeys(originals.values()))
-    state, busy, heavy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked, quick=quick)
+    state, busy, tied, heavy = await lock_and_load(connection, distinct, database, skip_locked=skip_locked, quick=quick)
     outcomes: Outcomes = {command: Busy(row) for command, row in busy.items()}
+    for command, course_ids in tied.items():
+        command.tied = course_ids
     outcomes |= {command: Heavy(course_ids) for command, course_ids in heavy.items()}
     ready = [command for command in distinct if command not in outcomes] if outcomes else distinct
     recorded = await _claim(ready, connection)

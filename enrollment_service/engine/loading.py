@@ -28,12 +28,14 @@ class Locked(NamedTuple):
 
     Attributes:
         state: everything that the other commands may change is locked until the transaction ends.
-        busy: commands that need a row which others have locked, with that row.
+        busy: commands that need a row which others have locked, with the row to wait for.
+        tied: what such commands need beside their own courses, because it is tied to them.
         heavy: commands that need more courses than single calls may hold up, with these courses.
     """
 
     state: State
     busy: dict[Command[Any], Row]
+    tied: dict[Command[Any], frozenset[int]]
     heavy: dict[Command[Any], frozenset[int]]
 
 
@@ -90,7 +92,15 @@ async def lock_and_load(
         for command in commands
         if busy
     }
-    return Locked(state, first_busy(rows, busy), heavy)
+    waiting = first_busy(rows, busy)
+    tied = {
+        one: frozenset(reached[one])
+        for one, row in waiting.items()
+        if row.table == SEATS and reached.get(one, set()) - set(one.locks)
+    }
+    # So many are seldom free all at once: from now on they are taken in line, beginning with the first.
+    waiting |= {one: Row(SEATS, min(ids.union(one.locks))) for one, ids in tied.items()}
+    return Locked(state, waiting, tied, heavy)
 
 
 class Ties:
@@ -130,8 +140,15 @@ class Ties:
             self.locked |= {row.course_id: row for row in loaded.seats}
             self.busy |= loaded.busy
             self.now = loaded.now
+        await self._look_beyond(connection)
         swapped = {one for one in self._moving if self._targets.get(one)} | self._swapped
         self.tied = self._reached(swapped)
+
+    async def _look_beyond(self, connection: DriverConnection) -> None:
+        """Finds out what can be reached through busy rows, as it is now; by then it may be something else."""
+        while unknown := self._reached(self._moving) & self.busy - self._targets.keys():
+            self._targets |= await seats.load_targets(connection, unknown)
+            self.busy |= self._reached(self._moving) - self._asked
 
     def reached_by(self, command: Command[Any], held: Iterable[Pair]) -> set[int]:
         """The courses that a command can make somebody move in, and that it must have locked for it."""

@@ -163,21 +163,30 @@ class PatientLane:
             turn.claimed += [row for row in self._turns if row in along]
             self._turns = deque(row for row in self._turns if row not in along)
         waiting = [entry for row in turn.claimed for entry in self._drain(row)]
-        chosen = self._chosen([entry.command for entry in waiting], alone=turn.row == SOMETHING)
+        chosen = self._chosen(turn.row, waiting)
         for entry in waiting:
             if entry.command in chosen:
                 turn.entries[entry.command] = entry
             else:
                 self._queues[entry.row].append(entry)
 
-    def _chosen(self, commands: Sequence[Command[Any]], *, alone: bool) -> set[Command[Any]]:
-        """What may share a transaction. Bulk commands may take long and wait for locks: each of them goes alone."""
-        if not commands:
+    def _chosen(self, row: Row, waiting: Sequence[Entry]) -> set[Command[Any]]:
+        """What may share a transaction.
+
+        Bulk commands may take long and wait for locks: each of them goes alone. Others that wait for locks do so from
+        the row of the turn on, in the order of all, so that nobody waits in a circle.
+        """
+        if not waiting:
             return set()
-        together = rounds(commands)[0]
-        if alone or together[0].bulk:
-            return {together[0]}
-        return set([command for command in together if not command.bulk][: self._max_commands])
+        together = rounds([entry.command for entry in waiting])[0]
+        first = together[0]
+        if row == SOMETHING or first.bulk:
+            return {first}
+        if first.waits:
+            here = {entry.command for entry in waiting if entry.row == row}
+            together = [command for command in together if command in here]
+        alike = [command for command in together if not command.bulk and command.waits == first.waits]
+        return set(alike[: self._max_commands])
 
     def _put(self, entry: Entry) -> None:
         if entry.row not in self._queues:
@@ -286,12 +295,16 @@ class PatientLane:
         back = []
         for command, result in results.items():
             entry = turn.entries[command]
-            if isinstance(result, Busy) and result.row == entry.row != SOMETHING:
+            if isinstance(result, Busy) and result.row == entry.row != SOMETHING and self._may_go_on(entry):
                 back.append(entry)
             else:
                 self._settle(entry, result)
         self._put_back(back)
-        self._restart_clocks(turn, back)
+        self._restart_clocks(turn, [entry for entry in back if not entry.command.waits])
+
+    def _may_go_on(self, entry: Entry) -> bool:
+        """Whether a command may wait for the same row again. Who has had it and needs more may not do so for ever."""
+        return not entry.command.waits or self._remaining(entry.since) > 0
 
     async def _end_frozen(self, held: HeldConnection) -> None:
         """Ends servers' sessions that stand still, if that has not been tried for a while."""

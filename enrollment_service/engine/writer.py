@@ -27,7 +27,7 @@ from enrollment_service.domain.errors import (
     external_id_taken,
     student_taken,
 )
-from enrollment_service.domain.footprint import SOMETHING, Row, rounds
+from enrollment_service.domain.footprint import SOMETHING, Footprint, Row, rounds
 from enrollment_service.engine.batch import NOTHING, Busy, Heavy, run_batch
 from enrollment_service.engine.batcher import Batcher, Pending
 from enrollment_service.engine.loading import first_busy, look_up_rows
@@ -183,7 +183,7 @@ class Writer:
                 await locks.wait_for(connection, first.row, first.max_wait_ms)
             commands = form()
             # Who has waited for a row alone may then wait a little for others.
-            skip = not any(command.bulk if first else command.waits for command in commands)
+            skip = not any(_may_wait(command, first.row if first else None) for command in commands)
             if commands:
                 quick = held is self._usual_held
                 decided = await run_batch(connection, commands, self._database, skip_locked=skip, quick=quick)
@@ -235,7 +235,9 @@ class Writer:
             busy = set()  # a whole table is locked: not even looking is possible
         if not busy:
             return dict.fromkeys(commands, Busy(SOMETHING))
-        results: Results = {command: Busy(row) for command, row in first_busy(rows, busy).items()}
+        # Who takes rows in line was stopped by the last of them; the ones before are held by others who were, too.
+        order = {one: rows[one][::-1] if one.tied else rows[one] for one in rows}
+        results: Results = {command: Busy(row) for command, row in first_busy(order, busy).items()}
         rest = [command for command in commands if command not in results]
         return results | (await self._attempt(held, partial(list, rest)) if rest else {})
 
@@ -267,3 +269,13 @@ class Writer:
         if external_id:
             return Refusal([external_id_taken("student" if student else "course", owners.external_id)])
         return student_taken(owners) if student else course_taken(owners)
+
+
+def _may_wait(command: Command[Any], first: Row | None) -> bool:
+    """Whether a command may wait for locks, where its transaction has begun with that row, or with none.
+
+    Only who begins with the first of all the rows that it needs takes the others in the order of all.
+    """
+    if first is None:
+        return command.waits
+    return command.bulk or (command.waits and Footprint.of([command]).rows[0] == first)

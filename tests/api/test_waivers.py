@@ -14,6 +14,7 @@ from tests.support.client import Client
 from tests.support.databases import Connection
 from tests.support.refusals import refused
 from tests.support.services import START, Clock
+from tests.support.watching import events_of
 from tests.support.wire import import_chunk, stamp
 
 pytestmark = pytest.mark.usefixtures("verified")
@@ -169,6 +170,7 @@ async def test_what_a_waiver_is_about_is_in_the_log(client: Client, connection: 
         (ann, [CLOSED], False, True, ""),
     ]
     assert watched[1].request_id == request_id
+    assert await events_of(client, student_id=bo) == [one for one in watched if one.student_id == bo]
     assert await connection.fetchval("SELECT last_sequence FROM course_seats WHERE course_id = $1", course_id) == 6
 
 

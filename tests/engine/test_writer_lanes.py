@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any, cast
 
 import grpc
@@ -213,6 +213,36 @@ async def test_calls_for_a_held_course_end_together(processes: Processes, databa
     assert {reason for reason, _ in outcomes[30:]} == {"DEADLINE_EXCEEDED"}
     assert max(moment - began for _, moment in outcomes[30:]) < 1
     assert await client.roster(stuck) == []
+
+
+async def test_who_needs_a_held_course_too_does_not_keep_others_from_those_tied_to_it(
+    processes: Processes, database_url: str
+) -> None:
+    """Two servers take the courses in line, and both are stopped by the last one; the first is free for others."""
+    clients = [client for _, client in await processes.start_several(2)]
+    courses = await clients[0].courses(6, capacity=1, waitlist_capacity=100)
+    ann, *swapping = await clients[0].students(6)
+    leaving, newcomers = await clients[0].students(12), await clients[0].students(12)
+    await clients[0].enroll(ann, courses[0])
+    for student_id, (enter, leave) in zip(swapping, pairwise(courses), strict=True):
+        await clients[0].enroll(student_id, leave)
+        swap = {"student_id": student_id, "from_course_id": leave, "to_course_id": enter}
+        await clients[0].call("SwapEnrollment", **swap, on_full=pb.ON_FULL_WAITLIST)
+    await asyncio.gather(*(clients[0].enroll(one, courses[0], on_full=pb.ON_FULL_WAITLIST) for one in leaving))
+    async with holding(database_url, courses[-1]) as holder:
+        # Whoever leaves the line of the first may set all of them in motion.
+        calls = [client.unenroll(one, courses[0]) for client, one in zip(cycle(clients), leaving, strict=False)]
+        tied = [asyncio.create_task(call) for call in calls]
+        await until_waiting(holder)
+        slowest = 0.0
+        for client, student_id in zip(cycle(clients), newcomers, strict=False):
+            began = time.monotonic()
+            await client.enroll(student_id, courses[0], on_full=pb.ON_FULL_WAITLIST)
+            slowest = max(slowest, time.monotonic() - began)
+        assert not any(task.done() for task in tied)
+    await asyncio.gather(*tied)
+    assert slowest < 1
+    assert await clients[0].roster(courses[0]) == [ann, swapping[0], *newcomers]
 
 
 async def test_who_waited_for_a_course_gets_in_by_order_of_arrival(processes: Processes, database_url: str) -> None:

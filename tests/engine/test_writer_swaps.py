@@ -5,6 +5,8 @@ As in `test_writer_races.py`, each race runs on real servers, which must pass, a
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 
 from enrollment_service.v1 import enrollment_pb2 as pb
-from tests.engine.test_writer_races import OK, Arena, run, tally
+from tests.engine.test_writer_races import OK, Arena, outcome, run, tally
 from tests.support.client import Client
 from tests.support.databases import Connection
-from tests.support.processes import Processes
+from tests.support.processes import SERVE, Processes
 from tests.support.thoroughness import mostly_long
 
 pytestmark = pytest.mark.timeout(240)
@@ -168,3 +170,37 @@ async def test_a_race_is_lost_without_its_safeguard(
     played, fault = RACES[race]
     with pytest.raises(AssertionError):
         await run(played, processes, connection, database_url, "-m", "tests.support.broken", fault)
+
+
+async def entangled(processes: Processes, *python: str) -> dict[str, int]:
+    """How swaps among eight full courses end that callers of two servers make; soon nearly all hang together."""
+    clients = [client for _, client in await processes.start_several(2, python or SERVE)]
+    students = await clients[0].students(24)
+    courses = await clients[0].courses(8, capacity=3, waitlist_capacity=50)
+    for number, student_id in enumerate(students):
+        await clients[0].enroll(student_id, courses[number % 8])
+
+    async def caller(number: int) -> list[tuple[str, Any]]:
+        client, chance, ends = clients[number % 2], random.Random(number), []
+        for _ in range(20):
+            student_id = chance.choice(students)
+            seats = {"student_id": student_id, "states": [ENROLLED]}
+            leave = (await client.call("ListStudentCourses", **seats)).enrollments[0].course_id
+            enter = chance.choice([one for one in courses if one != leave])
+            ends.append(await outcome(swap(client, student_id, leave, enter)))
+        return ends
+
+    found = await asyncio.gather(*map(caller, range(16)))
+    return tally(end for ends in found for end in ends)
+
+
+async def test_swaps_of_two_servers_do_not_keep_each_other_from_what_they_need(processes: Processes) -> None:
+    ends = await entangled(processes)
+    assert sum(ends.values()) == 16 * 20
+    # Whoever is let in between the list and the swap has left what the swap names, and may be where it leads to.
+    assert ends.keys() <= {OK, "NOT_ENROLLED", "ALREADY_ENROLLED"}
+
+
+@pytest.mark.long
+async def test_who_takes_what_is_free_just_now_never_has_all_of_it(processes: Processes) -> None:
+    assert (await entangled(processes, "-m", "tests.support.broken", "grabbing"))["DATABASE_UNAVAILABLE"]

@@ -14,11 +14,13 @@ from typing import Any
 
 from enrollment_service.cli.main import cli
 from enrollment_service.domain import rules
+from enrollment_service.domain.commands import Command
 from enrollment_service.domain.feed import Place, Snapshot
+from enrollment_service.domain.footprint import Row
 from enrollment_service.domain.queries import EnrollmentQuery, HeldCourse, StudentCourses, StudentCoursesQuery
 from enrollment_service.domain.records import Enrollment, Student
 from enrollment_service.domain.state import Seats, State
-from enrollment_service.engine import loading
+from enrollment_service.engine import batch, loading
 from enrollment_service.engine.reader import Reader, _view
 from enrollment_service.store import courses, enrollments, locks, requests, seats
 from enrollment_service.store.course_cache import CourseCache
@@ -113,6 +115,23 @@ def untied() -> None:
     vars(loading)["Ties"].may_bind = property(lambda _: False)
 
 
+def grabbing() -> None:
+    """Whoever needs many courses takes those that are free just now, and never waits for them in line."""
+    look, locked = loading.first_busy, loading.lock_and_load
+    busy: dict[Command[Any], Row] = {}
+
+    def remembering(*arguments: Any) -> dict[Command[Any], Row]:
+        busy.clear()
+        busy.update(look(*arguments))
+        return dict(busy)
+
+    async def forgetting(*arguments: Any, **options: Any) -> loading.Locked:
+        return (await locked(*arguments, **options))._replace(busy=dict(busy), tied={})
+
+    vars(loading)["first_busy"] = remembering
+    vars(batch)["lock_and_load"] = forgetting
+
+
 def untraded() -> None:
     """Nobody looks for circles."""
     State._circle = lambda *_: []  # type: ignore[method-assign]
@@ -165,6 +184,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "torn_enrollments": torn_enrollments,
     "unforgetting": unforgetting,
     "untied": untied,
+    "grabbing": grabbing,
     "untraded": untraded,
     "passing": passing,
     "promoting_the_last": promoting_the_last,
