@@ -17,6 +17,8 @@ from tests.support.processes import Processes, ServerProcess, free_port, run_com
 from tests.support.proxy import proxied
 from tests.support.refusals import refused
 
+pytestmark = pytest.mark.long
+
 
 class Secret:
     """A password of a role that serves, in a file, and the role's URL without it."""

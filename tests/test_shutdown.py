@@ -206,6 +206,7 @@ async def test_a_reflection_stream_does_not_hold_up_the_drain(processes: Process
 SPARE_SECONDS = 5.0 + 3.0
 
 
+@pytest.mark.long
 async def test_a_frozen_database_does_not_hold_up_the_drain(
     processes: Processes, postgres_server: PostgresServer, connection: Connection
 ) -> None:

@@ -13,6 +13,8 @@ from tests.support.databases import Connection, connected
 from tests.support.mistakes import PASSWORD, SOME_MISTAKES, Mistake, role_on
 from tests.support.processes import run_command
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def names(connection: Connection) -> AsyncIterator[tuple[str, str]]:

@@ -13,6 +13,8 @@ from tests.support.client import Client, client_of
 from tests.support.databases import Connection
 from tests.support.processes import EAGER, STARTUP, Processes, ServerProcess, free_port
 
+pytestmark = pytest.mark.long
+
 
 async def workers_of(process: ServerProcess, count: int, *, without: int = 0) -> list[psutil.Process]:
     """The workers, once so many listen on the port."""

@@ -30,7 +30,8 @@ def compiled(folder: Path, flags: list[str], time: int) -> dict[str, str]:
     shutil.copytree(PROJECT / "enrollment_service", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for source in folder.rglob("*.py"):
         os.utime(source, (time, time))
-    subprocess.run([sys.executable, "-m", "compileall", *flags, f"{folder}"], check=True)
+    beside_the_source = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
+    subprocess.run([sys.executable, "-m", "compileall", *flags, f"{folder}"], check=True, env=beside_the_source)
     return {f"{path.relative_to(folder)}": sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.pyc")}
 
 

@@ -146,6 +146,7 @@ async def rolling_restart(processes: Processes, database_url: str, restarts: int
             assert await connection.fetchval("SELECT count(*) FROM student_courses") == load.enrolled
 
 
+@pytest.mark.long
 async def test_a_rolling_restart_loses_no_call(processes: Processes, database_url: str) -> None:
     await rolling_restart(processes, database_url, restarts=2)
 

@@ -14,6 +14,8 @@ from tests.support.databases import PostgresServer, connected
 from tests.support.processes import Processes, run
 from tests.support.reflection import REFLECTIONS, ask
 
+pytestmark = pytest.mark.long
+
 DEV = ("-m", "dev")
 
 

@@ -17,7 +17,7 @@ import pytest
 from dev.postgres import EmbeddedPostgres, scratch_database
 from dev.programs import EmbeddedPostgresError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 
 @pytest.fixture

@@ -149,6 +149,7 @@ async def test_much_that_is_new_comes_at_once_to_whoever_follows(client: Client,
         assert [key_of(one) for one in await events_of(client, resume_token=start)] == watcher.keys[1:]
 
 
+@pytest.mark.long
 async def test_who_does_not_read_is_ended_and_nobody_else_notices(
     start_service: StartService, connection: Connection
 ) -> None:
@@ -299,6 +300,7 @@ async def test_a_token_does_not_hold_in_a_copy(
                 await history(service.client, resume_token=told.resume_token)
 
 
+@pytest.mark.long
 async def test_a_new_epoch_lets_tokens_expire_and_foreign_events_be_seen(
     processes: Processes, database_url: str, app_url: str, connection: Connection
 ) -> None:

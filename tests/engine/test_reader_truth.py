@@ -132,6 +132,7 @@ async def turmoil(processes: Processes, seconds: float, python: Sequence[str] = 
     return raging
 
 
+@pytest.mark.long
 async def test_every_answer_is_true_of_one_moment(processes: Processes) -> None:
     raging = await turmoil(processes, SECONDS)
     assert raging.lies == []

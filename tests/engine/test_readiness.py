@@ -119,6 +119,7 @@ async def test_servers_go_on_while_a_release_migrates(service: Service, connecti
         assert told.seen == [SERVING]
 
 
+@pytest.mark.long
 async def test_with_several_hosts_a_frozen_one_is_left_though_nobody_calls(database_url: str) -> None:
     async with (
         proxied(database_url) as (proxy, first),
@@ -149,6 +150,7 @@ async def test_lost_connections_alone_are_no_reason(service: Service, connection
         assert (await service.client.create_student()).student_id
 
 
+@pytest.mark.long
 async def test_a_locked_row_is_no_reason(service: Service, database_url: str) -> None:
     student, course = (await service.client.students(1))[0], (await service.client.courses(1))[0]
     async with statuses_of(service.address, READY) as told:
@@ -159,6 +161,7 @@ async def test_a_locked_row_is_no_reason(service: Service, database_url: str) ->
         assert told.seen == [SERVING]
 
 
+@pytest.mark.long
 async def test_while_changes_are_committed_nothing_is_asked(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = service.app._readiness._probe
     ask, asked = probe.ask, 0

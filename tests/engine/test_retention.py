@@ -101,6 +101,7 @@ async def events_in(connection: Connection) -> int:
     return count
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_the_present_and_every_later_past_stay_as_they_are(
     client: Client, connection: Connection, database: Database, database_url: str

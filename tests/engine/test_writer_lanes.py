@@ -199,7 +199,10 @@ async def ended(client: Client, student_id: int, course_id: int, deadline: float
 async def test_calls_for_a_held_course_end_together(processes: Processes, database_url: str) -> None:
     """By the lock timeout, however many they are, or by their own deadline where that comes first."""
     _, client = await processes.start(LOCK_TIMEOUT_MS=str(LOCK_TIMEOUT_MS))
-    students, (stuck,) = await client.students(40), await client.courses(1)
+    students, (stuck, free) = await client.students(40), await client.courses(2)
+    # Its first batches take long, and whoever is in a hurry would be told at once that it is too late for them.
+    for student_id in students[:10]:
+        await client.enroll(student_id, free)
     async with connected(database_url) as holder, holder.transaction():
         await holder.execute("SELECT FROM course_seats WHERE course_id = $1 FOR UPDATE", stuck)
         began = time.monotonic()

@@ -54,6 +54,7 @@ async def test_a_first_host_that_hangs_up_is_passed_over(app_url: str) -> None:
             await use_every_path(service.client)
 
 
+@pytest.mark.long
 async def test_a_first_host_that_freezes_is_left_within_ten_seconds(app_url: str) -> None:
     """Long before its statements would have timed out: whether it answers at all can be asked."""
     async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
@@ -63,6 +64,7 @@ async def test_a_first_host_that_freezes_is_left_within_ten_seconds(app_url: str
             await use_every_path(service.client)
 
 
+@pytest.mark.long
 async def test_a_server_that_still_answers_newcomers_is_not_left(database_url: str) -> None:
     async with service_on(joined(database_url, database_url)) as service:
         (student_id,), (course_id,) = await service.client.students(1), await service.client.courses(1)

@@ -267,6 +267,7 @@ async def test_one_endpoint_counts_for_all_workers(processes: Processes) -> None
     assert outcomes(await scraped(port)) == MORNING
 
 
+@pytest.mark.long
 async def test_nothing_is_lost_or_counted_twice_when_a_worker_is_killed_and_replaced(processes: Processes) -> None:
     process, _, port = await measured(processes, WORKERS="2")
     workers = await workers_of(process, 2)
