@@ -65,6 +65,10 @@ class Turn:
             await asyncio.sleep(0.02)
         return time.monotonic() - began
 
+    def was_told(self, code: str) -> int:
+        """How many operations have met a code so far."""
+        return sum(code in one.codes for one in self.load.recorder.operations)
+
     def ends(self) -> float:
         """When it has been played for long enough."""
         return time.monotonic() + self.seconds
@@ -338,14 +342,14 @@ async def disk_full(turn: Turn) -> None:
     with ballast.open("wb") as file:
         space = os.statvfs(turn.site.disk)
         os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize)
-    ends = turn.ends()
-    while time.monotonic() < ends:
+    ends, gives_up = turn.ends(), time.monotonic() + PATIENCE
+    while time.monotonic() < ends or (not turn.was_told("UNAVAILABLE") and time.monotonic() < gives_up):
         # The log of the database needs a new file each time.
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with connected(url) as connection:
                 await connection.execute("SELECT pg_switch_wal()")
         await turn.pause(0.1, 0.3)
-    refused = sum("UNAVAILABLE" in one.codes for one in turn.load.recorder.operations)
+    refused = turn.was_told("UNAVAILABLE")
     ballast.unlink()
     await asyncio.to_thread(turn.site.postgres.ensure_running)
     back = await turn.until_acknowledged(15, "there was room again")
@@ -356,8 +360,8 @@ async def disk_full(turn: Turn) -> None:
 
 async def frozen_with_locks(turn: Turn) -> None:
     """A server stands still in the middle of a transaction; the other one serves every course within five seconds."""
-    ends, times, slowest = turn.ends(), 0, 0.0
-    while time.monotonic() < ends:
+    ends, gives_up, times, slowest = turn.ends(), time.monotonic() + PATIENCE, 0, 0.0
+    while time.monotonic() < ends or (not times and time.monotonic() < gives_up):
         await turn.pause(0.05, 0.3)
         frozen = turn.chance.choice(turn.site.servers)
         other = next(server for server in turn.site.servers if server is not frozen)
