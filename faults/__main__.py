@@ -17,7 +17,7 @@ from faults.checker import violations
 from faults.load import Load
 from faults.record import OK, REFUSED, UNKNOWN, Recorder
 from faults.rows import CONTROL, CONTROLS, ROWS, Control, Row, Turn
-from faults.site import BrokenPromiseError, Watcher, evidence, found, site
+from faults.site import BrokenPromiseError, CannotPlayError, Watcher, evidence, found, site
 from tests.support.databases import connected
 from tests.support.processes import SERVE
 
@@ -91,11 +91,12 @@ def main() -> int:
 
 def _row(row: Row, seed: int, share: float) -> bool | None:
     """Whether it passed; None: it could not be played."""
-    if row.why_not:
-        print(f"{row.number:3} skipped {row.name}: {row.why_not}", flush=True)
-        return None
     began = time.monotonic()
-    wrong, figures = asyncio.run(play(row, seed, share))
+    try:
+        wrong, figures = asyncio.run(play(row, seed, share))
+    except CannotPlayError as error:
+        print(f"{row.number:3} skipped {row.name}: {error}", flush=True)
+        return None
     _say(f"{row.number:3}", not wrong, row.name, began, figures)
     for line in wrong[:_SHOWN]:
         print(f"      {line}", flush=True)

@@ -57,6 +57,10 @@ class BrokenPromiseError(Exception):
     """What must be so at some moment of a row was not."""
 
 
+class CannotPlayError(Exception):
+    """This machine has not what a row takes."""
+
+
 class Kind(enum.Enum):
     """What lies under the servers: one PostgreSQL, one that a standby follows synchronously, or one on a small disk."""
 
@@ -192,13 +196,16 @@ async def _follow(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
 
 @contextmanager
 def _disk(folder: Path, megabytes: int | None) -> Iterator[Path]:
-    """A folder; where it is to be small, a file system of its own, for which it takes root."""
+    """A folder; where it is to be small, a file system of its own, which not everybody may make."""
     folder.mkdir(mode=0o711)
     if megabytes is None:
         yield folder
         return
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=711", "tmpfs", str(folder)]
-    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CannotPlayError(f"no small disk: {getattr(error, 'stderr', None) or error}") from error
     try:
         yield folder
     finally:
