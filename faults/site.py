@@ -48,7 +48,8 @@ _EVENTS = """
 _BUSY = """
     SELECT state, wait_event, left(query, 60), now() - state_change FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = current_database()
-        AND (state <> 'idle' OR backend_xid IS NOT NULL)
+        -- One whose client has gone without a word waits for it until the network notices, but holds nothing.
+        AND (backend_xid IS NOT NULL OR (state <> 'idle' AND wait_event IS DISTINCT FROM 'ClientRead'))
 """
 _PASTS = 12
 
