@@ -121,7 +121,7 @@ async def postgres_killed(turn: Turn) -> None:
     while time.monotonic() < ends:
         await turn.pause(0.5, 2.0)
         kill(turn.site.postgres)
-        await asyncio.to_thread(turn.site.postgres.ensure_running)
+        await turn.site.revive_postgres()
         waits.append(await turn.until_acknowledged(10, "PostgreSQL was up again"))
     turn.figures |= {"crashes": str(len(waits)), "back after at most": f"{max(waits):.1f} s"}
 
@@ -344,7 +344,7 @@ async def disk_full(turn: Turn) -> None:
         await turn.pause(0.1, 0.3)
     refused = turn.was_told("UNAVAILABLE")
     ballast.unlink()
-    await asyncio.to_thread(turn.site.postgres.ensure_running)
+    await turn.site.revive_postgres()
     back = await turn.until_acknowledged(15, "there was room again")
     if not refused:
         raise BrokenPromiseError("nobody noticed that the disk was full")

@@ -153,6 +153,11 @@ class Site:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
+    async def revive_postgres(self) -> None:
+        """Starts PostgreSQL where it has ended. Its port may be another one; the link leads to it."""
+        await asyncio.to_thread(self.postgres.ensure_running)
+        self.link.lead_to(self.postgres.url)
+
     def postgres_pids(self) -> list[int]:
         """The postmaster and all its processes."""
         postmaster = self.postgres.postmaster_pid()

@@ -110,6 +110,11 @@ class Proxy:
         """The server goes on for newcomers; what was sent to it before is lost, as after a failover."""
         self._frozen = False
 
+    def lead_to(self, url: str) -> None:
+        """New connections go to another server, or to the same on another port."""
+        parts = urlsplit(url)
+        self._target = parts.hostname or "127.0.0.1", parts.port or 5432
+
     def refuse(self) -> None:
         """Breaks all connections and accepts no new ones."""
         self.refusing = True
