@@ -17,7 +17,7 @@ from faults.checker import violations
 from faults.load import Load
 from faults.record import OK, REFUSED, UNKNOWN, Recorder
 from faults.rows import CONTROL, CONTROLS, ROWS, Control, Row, Turn
-from faults.site import BrokenPromiseError, CannotPlayError, Watcher, evidence, found, site
+from faults.site import BrokenPromiseError, CannotPlayError, Watcher, evidence, populate, site
 from tests.support.databases import connected
 from tests.support.processes import SERVE
 
@@ -38,7 +38,7 @@ async def play(row: Row, seed: int, share: float, control: Control | None = None
         if control and control.statements:
             async with connected(made.postgres.url) as connection:
                 await connection.execute(control.statements)
-        school = await found(made, _STUDENTS, _COURSES)
+        school = await populate(made, _STUDENTS, _COURSES)
         least, most = row.deadlines
         load = Load(recorder, made.addresses, school, seed, deadline=lambda chance: chance.uniform(least, most))
         watcher = Watcher(made.addresses, seed)

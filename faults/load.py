@@ -62,6 +62,8 @@ class Load:
     patience: float = 40.0
     # By how much the slowest call was over its deadline, in seconds.
     latest: float = 0.0
+    # How many operations nobody knows the outcome of, because the patience was over.
+    gave_up: int = 0
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -72,10 +74,10 @@ class Load:
         """No more operations begin."""
         self._stopped.set()
 
-    def acknowledged(self, since: float = 0.0, until: float = float("inf")) -> int:
-        """How many changes were acknowledged between two times of the process's clock."""
+    def acknowledged(self, invoked_since: float = 0.0) -> int:
+        """How many changes were acknowledged that were asked for since a time of the process's clock."""
         return sum(
-            one.outcome == OK and since <= one.returned <= until and one.kind != "roster"
+            one.outcome == OK and one.invoked >= invoked_since and one.kind != "roster"
             for one in self.recorder.operations
         )
 
@@ -138,6 +140,7 @@ class Load:
                 operation.codes.append("OK")
                 return OK, answer
             if time.monotonic() > give_up:
+                self.gave_up += 1
                 return UNKNOWN, {}
             await asyncio.sleep(chance.uniform(*_PAUSE))
 

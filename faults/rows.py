@@ -59,7 +59,7 @@ class Turn:
     async def until_acknowledged(self, within: float, what: str) -> float:
         """Returns once a change that is asked for from now on was acknowledged; after how many seconds."""
         began = time.monotonic()
-        while not any(one.invoked >= began and one.outcome == "ok" for one in self.load.recorder.operations[-200:]):
+        while not self.load.acknowledged(invoked_since=began):
             if time.monotonic() - began > within:
                 raise BrokenPromiseError(f"nothing was acknowledged within {within:g} s after {what}")
             await asyncio.sleep(0.02)
@@ -74,7 +74,8 @@ class Turn:
         return time.monotonic() + self.seconds
 
 
-_ALONE = [("grpc.use_local_subchannel_pool", 1)]
+_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+_POOL = 16  # the default of ENROLLMENT_POOL_SIZE and what a server holds beside it
 Play = Callable[[Turn], Awaitable[None]]
 
 
@@ -156,7 +157,7 @@ async def server_frozen(turn: Turn) -> None:
         with turn.site.frozen(turn.chance.choice(turn.site.servers).pid):
             await turn.until_acknowledged(10, "a server stood still")
             await turn.pause(2.5, 5.0)
-        served += turn.load.acknowledged(since=began, until=time.monotonic())
+        served += turn.load.acknowledged(invoked_since=began)
     turn.figures["acknowledged meanwhile"] = str(served)
 
 
@@ -171,6 +172,8 @@ async def rolling_restart(turn: Turn) -> None:
             turn.site.restart(server)
             await turn.site.until_serving()
             restarts += 1
+    if gave_up := turn.load.gave_up:
+        raise BrokenPromiseError(f"{gave_up} operations found no answer, however often they were asked for")
     turn.figures["restarts"] = str(restarts)
 
 
@@ -218,9 +221,6 @@ async def deadline_storm(turn: Turn) -> None:
     if sessions > 2 * _POOL:
         raise BrokenPromiseError(f"{sessions} connections")
     turn.figures["connections"] = str(sessions)
-
-
-_POOL = 16  # the default of ENROLLMENT_POOL_SIZE and what a server holds beside it
 
 
 async def hot_course(turn: Turn) -> None:
@@ -285,7 +285,7 @@ async def stampede(turn: Turn) -> None:
 
 
 async def _all_at_once(address: str, student: int, course: int, connections: int) -> list[str]:
-    channels = [grpc.aio.insecure_channel(address, options=_ALONE) for _ in range(connections)]
+    channels = [grpc.aio.insecure_channel(address, options=_OWN_CONNECTION) for _ in range(connections)]
     stubs = [EnrollmentServiceStub(channel) for channel in channels]
     request = pb.EnrollStudentRequest(student_id=student, course_ids=[course])
 
@@ -385,7 +385,7 @@ async def _serves_every_course(turn: Turn, address: str) -> float:
 
 async def slow_clients(turn: Turn) -> None:
     """Watchers that read nothing hang on every server; changes go on, and servers that are told to stop do."""
-    channels = [grpc.aio.insecure_channel(address, options=_ALONE) for address in turn.site.addresses * 10]
+    channels = [grpc.aio.insecure_channel(address, options=_OWN_CONNECTION) for address in turn.site.addresses * 10]
     streams = [
         EnrollmentServiceStub(channel).WatchEnrollmentEvents(pb.WatchEnrollmentEventsRequest(follow=True))
         for channel in channels

@@ -219,8 +219,8 @@ def _disk(folder: Path, megabytes: int | None) -> Iterator[Path]:
         subprocess.run(unmount, check=True, capture_output=True)
 
 
-async def found(site: Site, students: int, courses: int, capacity: int = 4) -> School:
-    """Founds a school over the wire."""
+async def populate(site: Site, students: int, courses: int, capacity: int = 4) -> School:
+    """Creates students and courses over the wire."""
     async with client_of(site.addresses[0]) as client:
         return School(
             await client.students(students),

@@ -12,6 +12,10 @@ from enrollment_service.domain.errors import Reason, Violation, invalid_field
 from enrollment_service.domain.records import WAIVABLE, ServiceReason
 from enrollment_service.v1 import enrollment_pb2 as pb
 
+# Of the name of a student and the title of a course, in characters.
+MAX_NAME = 200
+MAX_TITLE = 200
+
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _CODE = re.compile(r"[A-Za-z0-9\-_. ]{1,40}")
 _REASON = re.compile(r"[a-z0-9_.-]{0,64}")

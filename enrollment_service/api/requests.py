@@ -167,7 +167,7 @@ def _new_student(student: pb.Student) -> NewStudent:
 
 
 _STUDENT_CHECKS: dict[str, Check] = {
-    "full_name": partial(fields.check_text, most=200),
+    "full_name": partial(fields.check_text, most=fields.MAX_NAME),
     "email": fields.check_email,
     "external_id": fields.check_external_id,
 }
@@ -262,7 +262,7 @@ def _check_new_course(found: list[Violation], course: pb.Course) -> None:
 def _check_course(found: list[Violation], course: pb.Course, names: Sequence[str]) -> None:
     checks: dict[str, Check] = {
         "code": fields.check_code,
-        "title": partial(fields.check_text, most=200),
+        "title": partial(fields.check_text, most=fields.MAX_TITLE),
         "description": partial(fields.check_text, most=2000, least=0, lines=True),
         "capacity": fields.check_count,
         "waitlist_capacity": fields.check_count,

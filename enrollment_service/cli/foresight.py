@@ -14,7 +14,6 @@ from enrollment_service.cli.rows import Row
 from enrollment_service.domain.errors import Violation
 
 INVALID_FIELD, EMAIL_TAKEN = "INVALID_FIELD", "EMAIL_TAKEN"
-MAX_NAME = MAX_TITLE = 200
 
 
 def refused_students(rows: Sequence[Row], known: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +44,7 @@ def refused_courses(rows: Sequence[Row]) -> dict[str, str]:
 
 def _is_student(student: Any) -> bool:
     found: list[Violation] = []
-    fields.check_text(found, "full_name", student.full_name, MAX_NAME)
+    fields.check_text(found, "full_name", student.full_name, fields.MAX_NAME)
     fields.check_email(found, "email", student.email)
     return not found and fields.is_external_id(student.external_id)
 
@@ -53,5 +52,5 @@ def _is_student(student: Any) -> bool:
 def _is_course(course: Any) -> bool:
     found: list[Violation] = []
     fields.check_code(found, "code", course.code)
-    fields.check_text(found, "title", course.title, MAX_TITLE)
+    fields.check_text(found, "title", course.title, fields.MAX_TITLE)
     return not found and fields.is_external_id(course.external_id)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TextIO
 
-from enrollment_service.cli.rows import is_external_id
+from enrollment_service.api.fields import is_external_id
 from enrollment_service.cli.tables import Table, UnreadableFileError
 
 VERSIONS = ("1.1", "1.2")

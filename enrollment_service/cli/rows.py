@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from enrollment_service.api.fields import is_external_id
 from enrollment_service.v1 import enrollment_pb2 as pb
 
 LARGEST_ID = 2**63 - 1
@@ -78,11 +79,6 @@ def _id_in(text: str) -> int:
 
 def _external_ids_in(values: Values) -> tuple[str, str]:
     return _external_id_in(values["student_external_id"]), _external_id_in(values["course_external_id"])
-
-
-def is_external_id(text: str) -> bool:
-    """Whether a server takes a text for an external id."""
-    return 0 < len(text) <= 255 and text.isprintable()
 
 
 def _external_id_in(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,7 +17,7 @@ from tests.support.client import Client
 from tests.support.databases import Connection, joined
 from tests.support.locks import held, until_waiting
 from tests.support.processes import Processes, run_command
-from tests.support.proxy import proxied
+from tests.support.proxy import Proxy, proxied
 from tests.support.refusals import refused
 from tests.support.services import service_on
 
@@ -45,21 +45,19 @@ async def test_a_frozen_first_host_costs_about_a_second(processes: Processes, ap
     assert process.errors == ""
 
 
-async def test_a_first_host_that_hangs_up_is_passed_over(app_url: str) -> None:
-    """As a proxy does whose server is gone; also if it begins to while there are connections through it."""
-    async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
-        await use_every_path(service.client)
-        proxy.refuse()
-        async with asyncio.timeout(10):
-            await use_every_path(service.client)
-
-
-@pytest.mark.long
-async def test_a_first_host_that_freezes_is_left_within_ten_seconds(app_url: str) -> None:
+@pytest.mark.parametrize(
+    "fail",
+    [
+        pytest.param(Proxy.freeze, marks=pytest.mark.long, id="freezes"),
+        # As a proxy does whose server is gone.
+        pytest.param(Proxy.refuse, id="hangs up"),
+    ],
+)
+async def test_a_first_host_that_fails_is_left_within_ten_seconds(app_url: str, fail: Callable[[Proxy], None]) -> None:
     """Long before its statements would have timed out: whether it answers at all can be asked."""
     async with proxied(app_url) as (proxy, first), service_on(joined(first, app_url)) as service:
         await use_every_path(service.client)
-        proxy.freeze()
+        fail(proxy)
         async with asyncio.timeout(10):
             await use_every_path(service.client)
 
